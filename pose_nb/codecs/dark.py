@@ -8,14 +8,18 @@ __all__ = ['full_gaussian', 'dark_step']
 # %% ../../nbs/11_codecs.dark.ipynb #633d45fe
 import torch
 
-from .peaks import around, modulate, newton_step
+from .peaks import around, modulate, newton_step, wide
 
-# %% ../../nbs/11_codecs.dark.ipynb #3101152f
+# %% ../../nbs/11_codecs.dark.ipynb #baa8b330
 def full_gaussian(mu, length, sigma):
-    """One axis of Gaussians over the whole map: centres mu (B, K) in heatmap px -> values (B, K, length), and which lie too far outside (B, K)."""
+    """One axis of Gaussians over the whole map: centres mu (B, K) in heatmap px -> values (B, K, length), and which lie too far outside (B, K).
+
+    Values are float64: products of two of them are exact down to the smallest float32.
+    """
     x = torch.arange(length, device=mu.device, dtype=mu.dtype)
     radius = 3 * sigma
-    return torch.exp(-(x - mu[..., None]) ** 2 / (2 * sigma ** 2)), (mu - radius >= length) | (mu + radius + 1 < 0)
+    exponent = wide(-(x - mu[..., None]) ** 2) / (2 * sigma ** 2)
+    return torch.exp(exponent.clamp_min(-110)), (mu - radius >= length) | (mu + radius + 1 < 0)
 
 # %% ../../nbs/11_codecs.dark.ipynb #3cf0d64a
 def dark_step(maps, points, kernel_size=11):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['find_peaks', 'around', 'quarter_step', 'place', 'check_size', 'check_sigma', 'check_keypoints', 'check_heatmaps',
-           'table', 'scale_factor', 'window_start', 'gaussian_window', 'paint', 'kernel_taps', 'blur_matrix', 'blur',
-           'modulate', 'highest', 'newton_step']
+           'wide', 'table', 'scale_factor', 'window_start', 'gaussian_window', 'paint', 'kernel_taps', 'blur_matrix',
+           'blur', 'modulate', 'highest', 'newton_step']
 
 # %% ../../nbs/09_codecs.peaks.ipynb #dee7df05
 import math
@@ -35,11 +35,14 @@ def around(maps, points, radius):
     return maps.flatten(2).gather(-1, index.flatten(2)).unflatten(-1, (len(reach), len(reach)))
 
 
-def quarter_step(maps, points):
-    """A quarter pixel towards the higher neighbour, per axis: (B, K, 2) of -0.25, 0 or 0.25. It has no gradient."""
-    near = around(maps, points, 1)
+def quarter_step(maps, points, noise=0.0):
+    """A quarter pixel towards the higher neighbour, per axis: (B, K, 2) of -0.25, 0 or 0.25. It has no gradient.
+
+    Neighbours that differ by no more than `noise` (a number, or (B, K)) count as equal.
+    """
+    near = around(maps, points, 1).detach()
     slope = torch.stack([near[..., 1, 2] - near[..., 1, 0], near[..., 2, 1] - near[..., 0, 1]], -1)
-    return 0.25 * slope.detach().sign()
+    return 0.25 * torch.where(slope.abs() > (noise[..., None] if torch.is_tensor(noise) else noise), slope.sign(), 0)
 
 
 def place(points, step, values, factor):
@@ -88,6 +91,11 @@ def check_heatmaps(heatmaps, heatmap_size, channels=1):
     return heatmaps if heatmaps.dtype in (torch.float32, torch.float64) else heatmaps.float()
 
 # %% ../../nbs/09_codecs.peaks.ipynb #c7c22132
+def wide(values):
+    """The values in float64, or as they are on Apple GPUs, which have no float64."""
+    return values if values.device.type == "mps" else values.double()
+
+
 _tables = {}
 
 
@@ -132,7 +140,7 @@ def paint(across, down, weights, drawn, missed):
     Maps stay empty unless drawn (B, K); drawn ones that missed (B, K) the map stay empty too, and their weight becomes 0.
     """
     across = across * (drawn & ~missed)[..., None]
-    return down[..., :, None] * across[..., None, :], torch.where(drawn & missed, 0, weights)
+    return (down[..., :, None] * across[..., None, :]).to(weights.dtype), torch.where(drawn & missed, 0, weights)
 
 # %% ../../nbs/09_codecs.peaks.ipynb #34b16a12
 def kernel_taps(size):
@@ -166,7 +174,7 @@ def blur(maps, kernel_size, border="zero"):
     On CUDA the products are made in float64, because float32 products may be set to TF32 there, which keeps only three digits.
     """
     H, W = maps.shape[-2:]
-    work = maps.double() if maps.is_cuda else maps
+    work = wide(maps) if maps.is_cuda else maps
     across, down = table(blur_matrix, (W, kernel_size, border), work), table(blur_matrix, (H, kernel_size, border), work)
     device = maps.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
@@ -192,7 +200,7 @@ def newton_step(gx, gy, xx, yy, xy, damping=0.0):
     0 where the Hessian cannot be inverted, or where the step is no finite number. Differentiable elsewhere.
     """
     dtype = gx.dtype
-    if gx.device.type != "mps": gx, gy, xx, yy, xy = (v.double() for v in (gx, gy, xx, yy, xy))
+    gx, gy, xx, yy, xy = (wide(v) for v in (gx, gy, xx, yy, xy))
     xx, yy = xx + damping, yy + damping
     det = xx * yy - xy * xy
     safe = torch.where((det != 0) & det.isfinite(), det, 1)
