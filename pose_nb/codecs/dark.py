@@ -12,9 +12,9 @@ from .peaks import around, modulate, newton_step, wide
 
 # %% ../../nbs/11_codecs.dark.ipynb #baa8b330
 def full_gaussian(mu, length, sigma):
-    """One axis of Gaussians over the whole map: centres mu (B, K) in heatmap px -> values (B, K, length), and which lie too far outside (B, K).
+    """One axis of Gaussians over the whole map: centres mu (B, K) in heatmap px -> values (B, K, length).
 
-    Values are float64: products of two of them are exact down to the smallest float32.
+    The second answer (B, K) says which centres lie too far outside. Values are float64: products of two of them are exact down to the smallest float32.
     """
     x = torch.arange(length, device=mu.device, dtype=mu.dtype)
     radius = 3 * sigma
@@ -25,7 +25,7 @@ def full_gaussian(mu, length, sigma):
 def dark_step(maps, points, kernel_size=11):
     """DARK's step (B, K, 2), heatmap px, from integer peaks (B, K, 2) of raw maps (B, K, H, W) to the top of the smoothed log map.
 
-    0 within two pixels of the border and where the Hessian cannot be inverted; not clamped elsewhere. Differentiable with respect to the maps.
+    0 within two pixels of the border and where the Hessian cannot be inverted; not clamped elsewhere. Differentiable in the maps.
     Zhang et al., CVPR 2020, equations 8-10.
     """
     H, W = maps.shape[-2:]

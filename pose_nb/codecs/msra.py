@@ -37,7 +37,7 @@ class MSRA:
         check_sigma(self.sigma)
 
     def encode(self, keypoints, visible):
-        """Keypoints (B, K, 2) in input px and visibility (B, K) -> heatmaps (B, K, h, w), weights (B, K), float32, on the keypoints' device."""
+        """Keypoints (B, K, 2) in input px and visibility (B, K) -> heatmaps (B, K, h, w), weights (B, K); float32, on their device."""
         points, weights, drawn = check_keypoints(keypoints, visible)
         mu = points / table(scale_factor, (self.input_size, self.heatmap_size), points)
         if self.unbiased: axis, centres = full_gaussian, mu
