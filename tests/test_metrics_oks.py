@@ -64,7 +64,8 @@ def check_nms(case):
     poses, scores, areas = xyv[..., :2], case["scores"], case["areas"]
     assert np.abs(pose_similarity(poses, areas, COCO.sigmas) - case["oks_matrix"]).max() < 1e-6
     for threshold, kept in case["oks_nms"].items(): assert oks_nms(poses, scores, areas, COCO.sigmas, float(threshold)).tolist() == kept
-    for threshold, kept in case["soft_oks_nms"].items(): assert soft_oks_nms(poses, scores, areas, COCO.sigmas, float(threshold)).tolist() == kept
+    for threshold, kept in case["soft_oks_nms"].items():
+        assert soft_oks_nms(poses, scores, areas, COCO.sigmas, float(threshold)).tolist() == kept
     assert soft_oks_nms(poses, scores, areas, COCO.sigmas, 0.9, most=4).tolist() == case["soft_oks_nms_maxdets4"]
 
 
@@ -87,13 +88,15 @@ def random_case(seed, K, images=6, people=4, detections=26, categories=1, boxes=
             if int_grid: points = points.round()
             v = rng.choice([0, 1, 2], K) * (rng.random() > .2)
             group.append(points)
-            gt["annotations"].append({"id": int(ids[len(gt["annotations"])]), "image_id": image["id"], "category_id": int(rng.integers(categories)) + 1,
-                                      "area": float(rng.choice([w * h, 32**2, 96**2, 0.])), "bbox": [*points.min(0).tolist(), w, h],
-                                      "iscrowd": int(rng.random() < .2), "num_keypoints": int((v == 2).sum()), "keypoints": np.c_[points, v].ravel().tolist()})
+            gt["annotations"].append({
+                "id": int(ids[len(gt["annotations"])]), "image_id": image["id"], "category_id": int(rng.integers(categories)) + 1,
+                "area": float(rng.choice([w * h, 32**2, 96**2, 0.])), "bbox": [*points.min(0).tolist(), w, h],
+                "iscrowd": int(rng.random() < .2), "num_keypoints": int((v == 2).sum()), "keypoints": np.c_[points, v].ravel().tolist()})
         for _ in range(rng.integers(0, detections + 1)):
             base = group[rng.integers(len(group))] if group else rng.uniform(0, 300, (K, 2))
             points = base + rng.normal(0, rng.choice([0, .5, 3, 10, 60]), (K, 2))
-            result = {"image_id": image["id"], "category_id": int(rng.integers(categories)) + 1, "score": float(rng.choice([0, .5, .5, .9, rng.random()])),
+            result = {"image_id": image["id"], "category_id": int(rng.integers(categories)) + 1,
+                      "score": float(rng.choice([0, .5, .5, .9, rng.random()])),
                       "keypoints": np.c_[points.round() if int_grid else points, rng.random(K)].ravel().tolist()}
             results.append(result | ({"bbox": [0., 0., *rng.choice([32., 96., 50.], 2).tolist()]} if boxes else {}))
     return gt, results
@@ -140,7 +143,8 @@ def test_annotation_id_zero_is_pycocotools_miss():
 def test_nothing_there():
     gt, results = random_case(7, 17)
     nobody = gt | {"annotations": []}
-    for g, r in ((gt, []), (nobody, results), (nobody, [])): assert coco_ap(g, r, COCO.sigmas) == coco_official(g, r, COCO.sigmas)
+    for g, r in ((gt, []), (nobody, results), (nobody, [])):
+        assert coco_ap(g, r, COCO.sigmas) == coco_official(g, r, COCO.sigmas)
     assert results_from_predictions(np.zeros((0, 17, 2)), np.zeros((0, 17)), np.zeros((0, 4)), [], [], [], [], COCO.sigmas) == []
 
 
