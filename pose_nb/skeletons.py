@@ -88,17 +88,18 @@ class Skeleton:
     def oks_sigmas(self):
         """The sigmas (K,) as float64; where there are none, `DEFAULT_SIGMA` for all, with a warning, as the OKS is then not comparable."""
         if self.sigmas is not None: return np.array(self.sigmas)
-        warnings.warn(f"skeleton {self.name!r} has no sigmas: {DEFAULT_SIGMA} is used for every keypoint, so this OKS compares with no other; "
-                      "measure them with skeletons.estimate_sigmas", stacklevel=2)
+        warnings.warn(f"skeleton {self.name!r} has no sigmas: {DEFAULT_SIGMA} is used for every keypoint, so this OKS compares with no "
+                      "other; measure them with skeletons.estimate_sigmas", stacklevel=2)
         return np.full(len(self), DEFAULT_SIGMA)
 
     def __str__(self):
         """A card of a few lines."""
-        few = lambda items, n=6: ", ".join(items[:n]) + (f", … ({len(items)})" if len(items) > n else "") if items else "none"
-        sigma = f"{min(self.sigmas):.3g} to {max(self.sigmas):.3g}" if self.sigmas else "none"
-        return (f"{self.name}: {len(self)} keypoints\n  keypoints   {few(self.keypoints)}\n"
-                f"  flip pairs  {few([f'{a} ↔ {b}' for a, b in self.flip_pairs], 2)}\n  links       {few([f'{a} – {b}' for a, b in self.links], 2)}\n"
-                f"  sigmas      {sigma}\n  body        {len(self.upper_body)} upper, {len(self.lower_body)} lower")
+        few = lambda items, n: ", ".join(items[:n]) + (f", … ({len(items)} in all)" if len(items) > n else "") or "none"
+        rows = {"keypoints": few(self.keypoints, 6), "flip pairs": few([f"{a} ↔ {b}" for a, b in self.flip_pairs], 2),
+                "links": few([f"{a} – {b}" for a, b in self.links], 2),
+                "sigmas": f"{min(self.sigmas):.3g} to {max(self.sigmas):.3g}" if self.sigmas else "none",
+                "halves": f"{len(self.upper_body)} upper, {len(self.lower_body)} lower"}
+        return "\n".join([f"{self.name}: {len(self)} keypoints"] + [f"  {name:11s} {text}" for name, text in rows.items()])
 
     @classmethod
     def from_dict(cls, values, source="dict"):
@@ -115,22 +116,26 @@ class Skeleton:
         given = {"name": "custom"} | {k: v for k, v in values.items() if v is not None}
         for field in ("flip_pairs", "links"):
             if field in given: given[field] = _pairs(given[field], names, f"{source}, {field}")
-        return cls(**({"flip_pairs": mirror_pairs(names)} | given))
+        try: return cls(**({"flip_pairs": mirror_pairs(names)} | given))
+        except InputError as error: raise InputError(f"{source}: {error}") from None
 
     @classmethod
     def from_coco_category(cls, category, sigmas=None, source="COCO category"):
         """From an entry of `categories` in a COCO annotation file: `keypoints` (names) and `skeleton` (pairs of indices from 1)."""
         if not isinstance(category, dict) or not category.get("keypoints"):
             raise InputError(f"{source}: has no 'keypoints'; a category of a keypoint data set lists their names")
-        limbs = category.get("skeleton") or []
-        if any(not isinstance(i, int) or i < 1 for limb in limbs for i in (limb if isinstance(limb, (list, tuple)) else [limb])):
-            raise InputError(f"{source}: 'skeleton' must hold pairs of whole numbers from 1 to {len(category['keypoints'])}, as COCO counts from 1")
-        return cls.from_dict({"name": category.get("name", "custom"), "keypoints": category["keypoints"], "sigmas": sigmas or category.get("sigmas"),
-                              "links": [[i - 1 for i in limb] for limb in limbs]}, source)
+        names, limbs = category["keypoints"], category.get("skeleton") or []
+        known = range(1, len(names) + 1)
+        for limb in limbs:
+            if not isinstance(limb, (list, tuple)) or len(limb) != 2 or not all(i in known for i in limb):
+                raise InputError(f"{source}, skeleton: got {limb!r}; pairs of indices from 1 to {len(names)} are needed")
+        sigmas = category.get("sigmas") if sigmas is None else sigmas
+        return cls.from_dict({"name": category.get("name", "custom"), "keypoints": names, "sigmas": sigmas,
+                              "links": [[a - 1, b - 1] for a, b in limbs]}, source)
 
     @classmethod
     def from_file(cls, path):
-        """From a JSON file: the dictionary of `from_dict`, one COCO category, or a whole COCO annotation file (its first keypoint category)."""
+        """From a JSON file: the dictionary of `from_dict`, a COCO category, or a whole COCO annotation file (its first such category)."""
         values = read_json(path)
         if "categories" in values:
             found = [c for c in values["categories"] if isinstance(c, dict) and c.get("keypoints")]
@@ -147,11 +152,12 @@ def _near(word, words):
 
 def _known(name, names, where):
     if name in names: return names.index(name)
-    raise InputError(f"{where}: {name!r} is no keypoint{_near(name, names)}; there are {len(names)}: {', '.join(names[:20])}{' …' if len(names) > 20 else ''}")
+    known = ", ".join(names[:20]) + (" …" if len(names) > 20 else "")
+    raise InputError(f"{where}: {name!r} is no keypoint{_near(name, names)}; there are {len(names)}: {known}")
 
 
 def _names(values, field, where):
-    if isinstance(values, str) or not all(isinstance(v, str) and v for v in values):
+    if not isinstance(values, (list, tuple)) or not all(isinstance(v, str) and v for v in values):
         raise InputError(f"{where}, {field}: got {values!r}; a list of names is needed")
     values = tuple(values)
     twice = sorted({v for v in values if values.count(v) > 1})
@@ -161,12 +167,13 @@ def _names(values, field, where):
 
 def _pairs(pairs, names, where):
     def name(x):
-        if not isinstance(x, int) or isinstance(x, bool): return names[_known(x, names, where)]
+        if type(x) is not int: return names[_known(x, names, where)]
         if 0 <= x < len(names): return names[x]
         raise InputError(f"{where}: index {x} is outside 0 to {len(names) - 1}, for {len(names)} keypoints")
+    if not isinstance(pairs, (list, tuple)): raise InputError(f"{where}: got {pairs!r}; a list of pairs is needed")
     out = []
     for pair in pairs:
-        if isinstance(pair, str) or len(pair) != 2: raise InputError(f"{where}: got {pair!r}; each entry is a pair of names")
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2: raise InputError(f"{where}: got {pair!r}; each entry is a pair of names")
         a, b = map(name, pair)
         if a == b: raise InputError(f"{where}: {a!r} is paired with itself; leave keypoints on the middle line out")
         out.append((a, b))
@@ -174,7 +181,8 @@ def _pairs(pairs, names, where):
 
 
 def _numbers(values, count, where, above=None):
-    values = tuple(float(v) for v in values)
+    try: values = tuple(float(v) for v in values)
+    except (TypeError, ValueError): raise InputError(f"{where}: got {values!r}; a list of {count} numbers is needed") from None
     if len(values) != count: raise InputError(f"{where}: {len(values)} numbers for {count} keypoints")
     wrong = [v for v in values if not math.isfinite(v) or (above is not None and v <= above)]
     if wrong: raise InputError(f"{where}: holds {wrong[0]}; finite numbers{'' if above is None else f' above {above}'} are needed")
@@ -182,12 +190,12 @@ def _numbers(values, count, where, above=None):
 
 
 def _colours(values, count, where):
-    values = tuple(PALETTE.get(v, v) if isinstance(v, str) else tuple(int(c) for c in v) for v in values)
+    values = tuple(PALETTE.get(v, v) if isinstance(v, str) else v for v in values)
     if len(values) != count: raise InputError(f"{where}: {len(values)} colours, {count} are needed")
     for v in values:
-        if isinstance(v, str) or len(v) != 3 or not all(0 <= c <= 255 for c in v):
+        if not isinstance(v, (list, tuple)) or len(v) != 3 or not all(isinstance(c, (int, float)) and 0 <= c <= 255 for c in v):
             raise InputError(f"{where}: {v!r} is no colour; give three numbers from 0 to 255, or one of {', '.join(PALETTE)}")
-    return values
+    return tuple(tuple(int(c) for c in v) for v in values)
 
 
 def _side(name):
@@ -212,12 +220,14 @@ def mirror_pairs(names):
 
 # %% ../nbs/02_skeletons.ipynb #41cd7665
 def _body(name, keypoints, links, sigmas, colors, link_colors, joint_weights=None):
-    """A body: pairs follow from left/right, and hips, knees, ankles and pelvis are the lower half."""
-    keypoints = tuple(keypoints.split())
+    """A body: l_ and r_ stand for left_ and right_, pairs follow from them, and hips, knees, ankles and pelvis are the lower half."""
+    keypoints, links = (re.sub(r"\b([lr])_", lambda m: {"l": "left_", "r": "right_"}[m[1]], text).split() for text in (keypoints, links))
     weight = lambda k: 1.2 if k.endswith(("elbow", "knee")) else 1.5 if k.endswith(("wrist", "ankle")) else 1.0
-    lower = tuple(k for k in keypoints if k.endswith(("hip", "knee", "ankle", "pelvis")))
-    return Skeleton(name, keypoints, mirror_pairs(keypoints), tuple(tuple(link.split("-")) for link in links.split()), sigmas,
-                    tuple(k for k in keypoints if k not in lower), lower, joint_weights or tuple(map(weight, keypoints)), tuple(colors), tuple(link_colors))
+    lower = [k for k in keypoints if k.endswith(("hip", "knee", "ankle", "pelvis"))]
+    upper = [k for k in keypoints if k not in lower]
+    weights = joint_weights or [weight(k) for k in keypoints]
+    return Skeleton(name, keypoints, mirror_pairs(keypoints), [link.split("-") for link in links], sigmas, upper, lower, weights,
+                    list(colors), list(link_colors))
 
 
 def _face(name, count, pairs, sigmas=None, prefix="kpt"):
@@ -226,67 +236,74 @@ def _face(name, count, pairs, sigmas=None, prefix="kpt"):
     return Skeleton(name, names, tuple((names[a], names[b]) for a, b in pairs), sigmas=sigmas, colors=("R",) * count)
 
 
-_LEGS = "left_ankle-left_knee left_knee-left_hip right_ankle-right_knee right_knee-right_hip left_hip-right_hip"
-_TRUNK = "left_shoulder-left_hip right_shoulder-right_hip left_shoulder-right_shoulder"
-_ARMS = "left_shoulder-left_elbow right_shoulder-right_elbow left_elbow-left_wrist right_elbow-right_wrist"
-_LIMBS = ("left_shoulder right_shoulder left_elbow right_elbow left_wrist right_wrist "
-          "left_hip right_hip left_knee right_knee left_ankle right_ankle")
+_LEGS = "l_ankle-l_knee l_knee-l_hip r_ankle-r_knee r_knee-r_hip l_hip-r_hip"
+_TRUNK = "l_shoulder-l_hip r_shoulder-r_hip l_shoulder-r_shoulder"
+_ARMS = "l_shoulder-l_elbow r_shoulder-r_elbow l_elbow-l_wrist r_elbow-r_wrist"
+_LIMBS = "l_shoulder r_shoulder l_elbow r_elbow l_wrist r_wrist l_hip r_hip l_knee r_knee l_ankle r_ankle"
 _LIMB_SIGMAS = (.079, .079, .072, .072, .062, .062, .107, .107, .087, .087, .089, .089)
 
-COCO = _body("coco", "nose left_eye right_eye left_ear right_ear " + _LIMBS,
-    f"{_LEGS} {_TRUNK} {_ARMS} left_eye-right_eye nose-left_eye nose-right_eye left_eye-left_ear right_eye-right_ear left_ear-left_shoulder "
-    "right_ear-right_shoulder", (.026, .025, .025, .035, .035) + _LIMB_SIGMAS, "BBBBBGOGOGOGOGOGO", "GGOOBBBBGOGOBBBBBBB")
+COCO = _body(
+    "coco", f"nose l_eye r_eye l_ear r_ear {_LIMBS}",
+    f"{_LEGS} {_TRUNK} {_ARMS} l_eye-r_eye nose-l_eye nose-r_eye l_eye-l_ear r_eye-r_ear l_ear-l_shoulder r_ear-r_shoulder",
+    (.026, .025, .025, .035, .035) + _LIMB_SIGMAS, "BBBBBGOGOGOGOGOGO", "GGOOBBBBGOGOBBBBBBB")
 HUMANART = replace(COCO, name="humanart")
-POSETRACK18 = _body("posetrack18", "nose head_bottom head_top left_ear right_ear " + _LIMBS,
-    f"{_LEGS} {_TRUNK} {_ARMS} nose-head_bottom nose-head_top head_bottom-left_shoulder head_bottom-right_shoulder",
+POSETRACK18 = _body(
+    "posetrack18", f"nose head_bottom head_top l_ear r_ear {_LIMBS}",
+    f"{_LEGS} {_TRUNK} {_ARMS} nose-head_bottom nose-head_top head_bottom-l_shoulder head_bottom-r_shoulder",
     COCO.sigmas, "BBBBBGOGOGOGOGOGO", "GGOOBBBBGOGOBBBB")
-CROWDPOSE = _body("crowdpose", _LIMBS + " top_head neck", f"{_LEGS} {_TRUNK} {_ARMS} top_head-neck right_shoulder-neck left_shoulder-neck",
+CROWDPOSE = _body(
+    "crowdpose", f"{_LIMBS} top_head neck", f"{_LEGS} {_TRUNK} {_ARMS} top_head-neck r_shoulder-neck l_shoulder-neck",
     _LIMB_SIGMAS + (.079, .079), "BBBBBGOGOGOGOG", "GGOOBBBBGOGOBBB", (.2, .2, .2, 1.3, 1.5, .2, 1.3, 1.5, .2, .2, .5, .2, .2, .5))
-AIC = _body("aic", "right_shoulder right_elbow right_wrist left_shoulder left_elbow left_wrist right_hip right_knee right_ankle left_hip left_knee left_ankle "
-    "head_top neck", "right_wrist-right_elbow right_elbow-right_shoulder right_shoulder-neck neck-left_shoulder left_shoulder-left_elbow left_elbow-left_wrist "
-    "right_ankle-right_knee right_knee-right_hip right_hip-left_hip left_hip-left_knee left_knee-left_ankle head_top-neck right_shoulder-right_hip "
-    "left_shoulder-left_hip", (.01388152, .01515228, .01057665, .01417709, .01497891, .01402144, .03909642, .03686941, .01981803, .03843971, .03412318,
-    .02415081, .01291456, .01236173), "OOOGGGOOOGGGBB", "OOBBGGOOBGGBBB")
-MPII = _body("mpii", "right_ankle right_knee right_hip left_hip left_knee left_ankle pelvis thorax upper_neck head_top right_wrist right_elbow right_shoulder "
-    "left_shoulder left_elbow left_wrist", "right_ankle-right_knee right_knee-right_hip right_hip-pelvis pelvis-left_hip left_hip-left_knee left_knee-left_ankle "
-    "pelvis-thorax thorax-upper_neck upper_neck-head_top upper_neck-right_shoulder right_shoulder-right_elbow right_elbow-right_wrist "
-    "upper_neck-left_shoulder left_shoulder-left_elbow left_elbow-left_wrist",
-    (.089, .083, .107, .107, .083, .089, .026, .026, .026, .026, .062, .072, .179, .179, .072, .062), "OOOGGGBBBBOOOGGG", "OOOGGGBBBOOOGGG")
-JHMDB = _body("jhmdb", "neck belly head right_shoulder left_shoulder right_hip left_hip right_elbow left_elbow right_knee left_knee right_wrist left_wrist "
-    "right_ankle left_ankle", "right_ankle-right_knee right_knee-right_hip right_hip-belly belly-left_hip left_hip-left_knee left_knee-left_ankle belly-neck "
-    "neck-head neck-right_shoulder right_shoulder-right_elbow right_elbow-right_wrist neck-left_shoulder left_shoulder-left_elbow left_elbow-left_wrist",
+AIC = _body(
+    "aic", "r_shoulder r_elbow r_wrist l_shoulder l_elbow l_wrist r_hip r_knee r_ankle l_hip l_knee l_ankle head_top neck",
+    "r_wrist-r_elbow r_elbow-r_shoulder r_shoulder-neck neck-l_shoulder l_shoulder-l_elbow l_elbow-l_wrist r_ankle-r_knee r_knee-r_hip "
+    "r_hip-l_hip l_hip-l_knee l_knee-l_ankle head_top-neck r_shoulder-r_hip l_shoulder-l_hip",
+    (.01388152, .01515228, .01057665, .01417709, .01497891, .01402144, .03909642, .03686941, .01981803, .03843971, .03412318, .02415081,
+     .01291456, .01236173), "OOOGGGOOOGGGBB", "OOBBGGOOBGGBBB")
+MPII = _body(
+    "mpii", "r_ankle r_knee r_hip l_hip l_knee l_ankle pelvis thorax upper_neck head_top r_wrist r_elbow r_shoulder l_shoulder l_elbow "
+    "l_wrist", "r_ankle-r_knee r_knee-r_hip r_hip-pelvis pelvis-l_hip l_hip-l_knee l_knee-l_ankle pelvis-thorax thorax-upper_neck "
+    "upper_neck-head_top upper_neck-r_shoulder r_shoulder-r_elbow r_elbow-r_wrist upper_neck-l_shoulder l_shoulder-l_elbow "
+    "l_elbow-l_wrist", (.089, .083, .107, .107, .083, .089, .026, .026, .026, .026, .062, .072, .179, .179, .072, .062),
+    "OOOGGGBBBBOOOGGG", "OOOGGGBBBOOOGGG")
+JHMDB = _body(
+    "jhmdb", "neck belly head r_shoulder l_shoulder r_hip l_hip r_elbow l_elbow r_knee l_knee r_wrist l_wrist r_ankle l_ankle",
+    "r_ankle-r_knee r_knee-r_hip r_hip-belly belly-l_hip l_hip-l_knee l_knee-l_ankle belly-neck neck-head neck-r_shoulder "
+    "r_shoulder-r_elbow r_elbow-r_wrist neck-l_shoulder l_shoulder-l_elbow l_elbow-l_wrist",
     (.025, .107, .025, .079, .079, .107, .107, .072, .072, .087, .087, .062, .062, .089, .089), "OOOGGGBBBBOOOGG", "OOOGGGBBOOOGGG")
 
-_68 = ([(i, 16 - i) for i in range(8)] + [(17 + i, 26 - i) for i in range(5)] + [(31, 35), (32, 34), (36, 45), (37, 44), (38, 43), (39, 42), (40, 47), (41, 46)]
+_68 = ([(i, 16 - i) for i in range(8)] + [(17 + i, 26 - i) for i in range(5)]
+       + [(31, 35), (32, 34), (36, 45), (37, 44), (38, 43), (39, 42), (40, 47), (41, 46)]
        + [(48, 54), (49, 53), (50, 52), (55, 59), (56, 58), (60, 64), (61, 63), (65, 67)])
 FACE_300W = _face("300w", 68, _68)
 COCO_WHOLEBODY_FACE = _face("coco_wholebody_face", 68, _68, (
-    .042, .043, .044, .043, .040, .035, .031, .025, .020, .023, .029, .032, .037, .038, .043, .041, .045, .013, .012, .011, .011, .012, .012,
-    .011, .011, .013, .015, .009, .007, .007, .007, .012, .009, .008, .016, .010, .017, .011, .009, .011, .009, .007, .013, .008, .011, .012,
-    .010, .034, .008, .008, .009, .008, .008, .007, .010, .008, .009, .009, .009, .007, .007, .008, .011, .008, .008, .008, .010, .008), "face")
+    .042, .043, .044, .043, .040, .035, .031, .025, .020, .023, .029, .032, .037, .038, .043, .041, .045, .013, .012, .011, .011, .012,
+    .012, .011, .011, .013, .015, .009, .007, .007, .007, .012, .009, .008, .016, .010, .017, .011, .009, .011, .009, .007, .013, .008,
+    .011, .012, .010, .034, .008, .008, .009, .008, .008, .007, .010, .008, .009, .009, .009, .007, .007, .008, .011, .008, .008, .008,
+    .010, .008), "face")
 AFLW = _face("aflw", 19, [(0, 5), (1, 4), (2, 3), (6, 11), (7, 10), (8, 9), (12, 14), (15, 17)])
 COFW = _face("cofw", 29, [(0, 1), (2, 3), (4, 6), (5, 7), (8, 9), (10, 11), (12, 14), (13, 15), (16, 17), (18, 19), (22, 23)])
 WFLW = _face("wflw", 98, [(i, 32 - i) for i in range(16)] + [(33 + i, 46 - i) for i in range(5)] + [(38 + i, 50 - i) for i in range(4)]
-    + [(55, 59), (56, 58)] + [(60 + i, 72 - i) for i in range(5)] + [(65, 75), (66, 74), (67, 73), (76, 82), (77, 81), (78, 80), (83, 87), (84, 86),
-                                                                     (88, 92), (89, 91), (93, 95), (96, 97)])
-ALL = (COCO, MPII, CROWDPOSE, AIC, JHMDB, POSETRACK18, HUMANART, FACE_300W, AFLW, COCO_WHOLEBODY_FACE, COFW, WFLW)  # in the order of the result tables
+             + [(55, 59), (56, 58)] + [(60 + i, 72 - i) for i in range(5)] + [(65, 75), (66, 74), (67, 73)]
+             + [(76, 82), (77, 81), (78, 80), (83, 87), (84, 86), (88, 92), (89, 91), (93, 95), (96, 97)])
+ALL = (COCO, MPII, CROWDPOSE, AIC, JHMDB, POSETRACK18, HUMANART, FACE_300W, AFLW, COCO_WHOLEBODY_FACE, COFW, WFLW)  # as the tables
 
-# %% ../nbs/02_skeletons.ipynb #cffa9485
+# %% ../nbs/02_skeletons.ipynb #3fdb0dcb
 def estimate_sigmas(labels, areas, truth=None, visible=None):
     """The OKS sigmas (K,) float64 from repeated labels of the same objects: sigma_k^2 = E[d^2 / area], COCO's definition.
 
     labels (N, R, K, 2) are R annotators' points on N objects, areas (N,) in square pixels, visible (N, R, K) says which points exist.
-    d is the distance to `truth` (N, K, 2). Without it, the mean of an object's labels stands in; being their own mean it lies too close to them, so each
-    sum of squares is divided by R - 1 instead of R (Bessel). NaN where a keypoint was never labelled often enough. Raises InputError.
+    d is the distance to `truth` (N, K, 2). Without it, the mean of an object's labels stands in; being their own mean it lies too close
+    to them, so the sum of their squares is divided by R - 1 instead of R (Bessel). NaN where nothing was labelled twice. Raises InputError.
     """
     labels, areas = np.asarray(labels, float), np.asarray(areas, float)
     if labels.ndim != 4 or labels.shape[-1] != 2 or areas.shape != labels.shape[:1]:
         raise InputError(f"labels {labels.shape} and areas {areas.shape}: shapes (N, R, K, 2) and (N,) are needed")
     if not (areas > 0).all(): raise InputError(f"areas: holds {areas[~(areas > 0)][0]}; areas in square pixels above 0 are needed")
     seen = np.ones(labels.shape[:3], bool) if visible is None else np.asarray(visible) > 0
-    count = seen.sum(1)                                                                                        # (N, K)
+    count = seen.sum(1)                                                         # (N, K)
     if truth is None: centre = np.where(seen[..., None], labels, 0).sum(1) / np.maximum(count, 1)[..., None]
     else: centre = np.asarray(truth, float)
-    squares = np.where(seen, ((labels - centre[:, None]) ** 2).sum(-1), 0).sum(1) / areas[:, None]             # (N, K)
-    free = np.maximum(count - 1, 0).sum(0) if truth is None else count.sum(0)
-    return np.where(free > 0, np.sqrt(np.where(count > (truth is None), squares, 0).sum(0) / np.maximum(free, 1)), np.nan)
+    squares = np.where(seen, ((labels - centre[:, None]) ** 2).sum(-1), 0).sum(1) / areas[:, None]
+    free = np.maximum(count - (truth is None), 0).sum(0)                        # terms, less one per object for its own mean
+    return np.where(free > 0, np.sqrt(np.where(count > 0, squares, 0).sum(0) / np.maximum(free, 1)), np.nan)

@@ -159,7 +159,8 @@ def test_tables_name_the_person():
 
 
 @pytest.mark.parametrize("change, message", [
-    ({"keypoints": [1., 2, 3]}, "51 are needed"), ({"image_id": -5}, "not in the ground truth"), ({"keypoints": [float("nan")] * 51}, "not finite")])
+    ({"keypoints": [1., 2, 3]}, "51 are needed"), ({"image_id": -5}, "not in the ground truth"),
+    ({"keypoints": [float("nan")] * 51}, "not finite")])
 def test_wrong_results(change, message):
     gt, results = random_case(2, 17)
     with pytest.raises(InputError, match=message): coco_ap(gt, [results[0] | change], COCO.sigmas)

@@ -113,6 +113,7 @@ def test_faces(name, cases, samples):
     xyv = np.array([a[field] for a in people]).reshape(len(people), -1, 3)
     if name == "aflw":
         size = np.array([200 * a["scale"] for a in people])
-        assert np.allclose(size, [a["box_size"] for a in people]) and np.allclose(size, box_size(np.c_[np.zeros((len(size), 2)), size, size]))
+        assert np.allclose(size, [a["box_size"] for a in people])
+        assert np.allclose(size, box_size(np.c_[np.zeros((len(size), 2)), size, size]))
     else: size = eye_distance(xyv[..., :2], {"cofw": EYES_COFW, "wflw": EYES_WFLW}.get(name, EYES_68))
     assert nme(case["pred_keypoints"], xyv[..., :2], xyv[..., 2], size) == pytest.approx(case["result"]["NME"], abs=1e-6)
