@@ -46,7 +46,10 @@ def half_body(keypoints, visible, upper_ids, lower_ids, prefer_upper, least=9):
 
 # %% ../../nbs/22_data.augment.ipynb #04153a23
 def truncated_normal(rng, shape):
-    """Numbers of a standard normal distribution restricted to [-1, 1], float64, by inverting its distribution function; rng a numpy Generator."""
+    """Numbers of a standard normal distribution restricted to [-1, 1], float64, by inverting its distribution function.
+
+    rng: a numpy Generator.
+    """
     edge = torch.erf(torch.tensor(0.5, dtype=torch.float64).sqrt())
     uniform = torch.from_numpy(np.asarray(rng.uniform(-1, 1, shape)))
     return (torch.erfinv(uniform * edge) * 2**0.5).numpy()
