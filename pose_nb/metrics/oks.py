@@ -63,6 +63,8 @@ def _points(items, what, needed, keypoints):
 
 def _tables(gt, results, sigmas, use_area):
     """Arrays of the people and of the kept detections, both sorted by cell (image, then category index)."""
+    for key in ("images", "annotations", "categories"):
+        if key not in gt: raise InputError(f"the ground truth has no {key!r}; COCO's files have images, annotations and categories")
     images = {image: i for i, image in enumerate(sorted({im["id"] for im in gt["images"]}))}
     categories = {c: i for i, c in enumerate(sorted({c["id"] for c in gt["categories"]}))}
     cell = lambda items: np.array([images[a["image_id"]] * len(categories) + categories[a["category_id"]] for a in items], int)
@@ -179,7 +181,7 @@ def coco_ap(gt, results, sigmas, use_area=True, drop_unscored=False):
     and optionally bbox (x y w h); sigmas (K,). `drop_unscored` leaves out detections without any keypoint score above 0, as xtcocotools
     (and so MMPose) does and pycocotools does not. Raises InputError.
     """
-    if drop_unscored: results = [r for r in results if max(r["keypoints"][2::3]) > 0]
+    if drop_unscored: results = [r for r in results if max(r["keypoints"][2::3], default=0) > 0]
     tables = coco_tables(gt, results, sigmas, use_area)
     p, r = tables["precision"], tables["recall"]
     mean = lambda x: float(x[x > -1].mean()) if (x > -1).any() else -1.
@@ -295,7 +297,7 @@ def crowdpose_ap(gt, results, sigmas, drop_unscored=False):
     """
     for image in gt["images"]:
         if "crowdIndex" not in image: raise InputError(f"image {image['id']}: has no 'crowdIndex'; is this a CrowdPose file?")
-    if drop_unscored: results = [r for r in results if max(r["keypoints"][2::3]) > 0]
+    if drop_unscored: results = [r for r in results if max(r["keypoints"][2::3], default=0) > 0]
     whole = coco_ap(gt, results, sigmas, use_area=False)
     out = {k: whole[k] for k in ("AP", "AP50", "AP75", "AR", "AR50", "AR75")}
     for name, low, high in (("APE", -np.inf, .2), ("APM", .2, .8), ("APH", .8, np.inf)):
