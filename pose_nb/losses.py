@@ -94,7 +94,7 @@ class StagedLoss:
     levels: tuple | None = None
 
     def __call__(self, outputs, targets, weights=None):
-        """outputs: list of (B, K, H, W). targets, weights: one tensor for all outputs, or a list of them."""
+        """outputs: list of (B, K, H, W). targets, weights: one tensor for all, a list with one per output, or a list by level."""
         parts = self.parts(outputs, targets, weights)
         return torch.stack([f * part for f, part in zip(self._each(self.factors, len(parts), "factors"), parts)]).sum()
 
@@ -102,11 +102,15 @@ class StagedLoss:
         """The losses of the single outputs, before factors: a list of scalars."""
         n = len(outputs)
         levels = self._each(range(n) if self.levels is None else self.levels, n, "levels")
-        pick = lambda things, i: things[i] if isinstance(things, (list, tuple)) else things
-        for name, things in (("targets", targets), ("weights", weights)):
-            if isinstance(things, (list, tuple)) and (len(things) != max(levels) + 1):
-                raise InputError(f"{len(things)} {name} given, but the outputs use levels {tuple(levels)}; give {max(levels) + 1}")
-        return [loss(o, pick(targets, i), pick(weights, i)) for loss, o, i in zip(self._each(self.losses, n, "losses"), outputs, levels)]
+
+        def spread(things, name):
+            if not isinstance(things, (list, tuple)): return [things] * n
+            if len(things) == n: return things
+            if len(things) == max(levels) + 1: return [things[i] for i in levels]
+            raise InputError(f"{len(things)} {name} for {n} outputs at the levels {tuple(levels)}; give one per level or one per output")
+
+        losses = self._each(self.losses, n, "losses")
+        return [loss(*tensors) for loss, *tensors in zip(losses, outputs, spread(targets, "targets"), spread(weights, "weights"))]
 
     def _each(self, value, n, name):
         if not isinstance(value, (tuple, list, range)): return (value,) * n
@@ -117,8 +121,8 @@ class StagedLoss:
 def units_loss(stages):
     """The loss of MSPN and RSN with 4·`stages` outputs (stage by stage, coarse to fine), as a `StagedLoss`.
 
-    Units 0 to 2: ¼ of the squared error; unit 3: the 8 hardest keypoints. Targets are a list ordered from the bluntest to the sharpest:
-    4 of them for one stage, else 5, where all stages use 0 to 3 and the last uses 1 to 4.
+    Units 0 to 2: ¼ of the squared error; unit 3: the 8 hardest keypoints. Targets are a list with one per output, or, ordered from the
+    bluntest to the sharpest, 4 for one stage, else 5, where all stages use 0 to 3 and the last uses 1 to 4.
     """
     if stages < 1: raise InputError(f"a network has at least one stage, not {stages}")
     last = (0, 1, 2, 3) if stages == 1 else (1, 2, 3, 4)

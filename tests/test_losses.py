@@ -188,12 +188,20 @@ def test_shapes_that_do_not_fit(loss, shapes):
 def test_staged_errors():
     predicted, target, weights = small()
     with pytest.raises(InputError, match="gives 1 outputs, but the loss has 4"): units_loss(1)([predicted], [target] * 4, weights)
-    with pytest.raises(InputError, match="3 targets given"): units_loss(1)([predicted] * 4, [target] * 3, weights)
-    with pytest.raises(InputError, match="5 weights given"): units_loss(1)([predicted] * 4, [target] * 4, [weights] * 5)
+    with pytest.raises(InputError, match="3 targets for 4 outputs"): units_loss(1)([predicted] * 4, [target] * 3, weights)
+    with pytest.raises(InputError, match="5 weights for 4 outputs"): units_loss(1)([predicted] * 4, [target] * 4, [weights] * 5)
     with pytest.raises(InputError, match="2 factors"): StagedLoss(factors=(1, 2))([predicted], target)
     with pytest.raises(InputError, match="groups of 3"): combined_mse(predicted[:, :8], target[:, :8])
     with pytest.raises(InputError, match="at least one stage"): units_loss(0)
     with pytest.raises(InputError, match="between 1 and 9"): ohkm(predicted, target, top=10)
+
+
+def test_targets_by_level_or_by_output():
+    loss, weights = units_loss(2), small()[2]
+    targets = [small(i)[0] for i in range(5)]
+    outputs = [small(10 + i)[0] for i in range(8)]
+    assert loss(outputs, targets, weights) == loss(outputs, [targets[i] for i in loss.levels], [weights] * 8)
+    assert loss(outputs, targets, weights) != loss(outputs, targets[2], weights)
 
 
 def test_accuracy_edges():
