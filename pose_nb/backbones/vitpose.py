@@ -13,6 +13,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
+from timm.layers import resample_patch_embed
 from timm.models.vision_transformer import Block
 from torch import nn
 
@@ -112,11 +113,12 @@ IMAGENET = {"vit_base": ("timm", "vit_base_patch16_224.mae"), "vit_huge": ("timm
 
 
 def from_timm(state_dict, grid=(12, 16)):
-    """State dict of timm's VisionTransformer, renamed for `ViT`: class token and classifier dropped, positions resized to `grid`."""
+    """State dict of timm's VisionTransformer, renamed for `ViT`, without class token and classifier; patches and positions resized (grid: columns, rows)."""
     renamed = {}
     for key, value in state_dict.items():
         if key in ("cls_token", "reg_token") or key.startswith(("head.", "fc_norm.")): continue
         if key == "pos_embed": value = resize_pos_embed(value[:, 1:] if "cls_token" in state_dict else value, grid)
+        if key == "patch_embed.proj.weight" and value.shape[-1] != 16: value = resample_patch_embed(value, [16, 16])
         key = re.sub(r"^patch_embed\.proj\.", "patch_embed.", key)
         renamed[re.sub(r"^blocks\.", "layers.", re.sub(r"^norm\.", "ln1.", key))] = value
     return renamed
