@@ -23,8 +23,8 @@ class PoseDataset(Dataset):
     Item i: image (3, h, w) uint8 RGB; keypoints (K, 2) float32 in crop pixels; visible (K,) float32; center (2,), scale (2,) float32 of
     the crop in image pixels (padded, aspect-fixed; of the augmented crop if there is an `augment`); index int.
 
-    input_size = (w, h); udp: the crop's convention (`geometry.crop_matrix`); augment: an `Augment` or None; late = (epoch, Augment): another
-    augmentation from that epoch on, counted from 0. Raises ImageError (an InputError) for files that cannot be read.
+    input_size = (w, h); udp: the crop's convention (`geometry.crop_matrix`); augment: an `Augment` or None; late = (epoch, Augment):
+    another augmentation from that epoch on, counted from 0. Raises ImageError (an InputError) for files that cannot be read.
     """
 
     def __init__(self, records, input_size, udp=False, augment=None, late=None, seed=0, padding=1.25):
@@ -58,7 +58,8 @@ class PoseDataset(Dataset):
         matrix = crop_matrix(center, scale, rotation, self.input_size, self.udp)
         crop = warp(image, matrix, self.input_size)
         for change in augment.pixels if augment else (): crop = change(crop, rng)
-        arrays = {"image": crop.transpose(2, 0, 1), "keypoints": apply_affine(keypoints, matrix), "visible": visible, "center": center, "scale": scale}
+        arrays = {"image": crop.transpose(2, 0, 1), "keypoints": apply_affine(keypoints, matrix), "visible": visible,
+                  "center": center, "scale": scale}
         return {name: torch.from_numpy(np.array(a, order="C")) for name, a in arrays.items()} | {"index": i}
 
 # %% ../../nbs/24_data.loader.ipynb #fb61cef0

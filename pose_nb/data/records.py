@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['LARGEST', 'Records', 'from_boxes', 'read_annotations', 'numbers', 'check_visible', 'not_empty', 'load_coco',
-           'load_detections']
+           'looks_like_corners', 'load_detections']
 
 # %% ../../nbs/20_data.records.ipynb #938fa676
 import json
+import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -186,11 +187,12 @@ def not_empty(records):
 
 
 def load_coco(annotation_file, image_dir, skeleton, boxes="gt", min_score=None, *, category_id=None, origin=0,
-              box_field="bbox", keypoints_field="keypoints"):
+              box_field="bbox", keypoints_field="keypoints", valid_field=None):
     """Records of a COCO-style annotation file, or of the boxes of a detection file in its images.
 
     boxes: "gt" (annotated boxes, clipped to the image) or the path of a detection file (not clipped, category 1, score >= `min_score`).
-    category_id: use only annotations of this category. origin: 1 for files that count pixels from 1.
+    category_id: use only annotations of this category. origin: 1 for files that count pixels from 1. valid_field: leave out annotations
+    in which this field is false.
     Raises InputError; the table in the notebook says when, and what is left out instead.
     """
     images, annotations = read_annotations(annotation_file)
@@ -200,6 +202,7 @@ def load_coco(annotation_file, image_dir, skeleton, boxes="gt", min_score=None, 
     items = annotations
     if category_id is not None:
         items = _skip(items, [a.get("category_id") != category_id for a in items], f"not of category {category_id}", skipped)
+    if valid_field: items = _skip(items, [not a.get(valid_field) for a in items], f"without {valid_field}", skipped)
     items = _skip(items, [a.get(box_field) is None or a.get(keypoints_field) is None for a in items], "without box or keypoints", skipped)
     items = _skip(items, [bool(a.get("iscrowd")) for a in items], "marked as a crowd", skipped)
     xywh = numbers(items, box_field, 4, annotation_file) - [origin, origin, 0, 0]
@@ -211,7 +214,7 @@ def load_coco(annotation_file, image_dir, skeleton, boxes="gt", min_score=None, 
     if keypoints_field == "keypoints":                   # the file's own count wins: CrowdPose counts visible ones only
         given = [{"id": a["id"], "num_keypoints": a.get("num_keypoints", int(c))} for a, c in zip(items, counts)]
         counts = numbers(given, "num_keypoints", 1, annotation_file)[:, 0]
-    sides = xyxy[:, 2:] - xyxy[:, :2]
+    sides = np.diff(xyxy.astype(np.float32).reshape(-1, 2, 2), axis=1)[:, 0]
     estimates = np.maximum(1, 0.53 * sides.prod(1))
     given = [{"id": a["id"], "area": a.get("area", e) if box_field == "bbox" else e} for a, e in zip(items, estimates.tolist())]
     areas = numbers(given, "area", 1, annotation_file, LARGEST**2)[:, 0]
@@ -225,6 +228,16 @@ def load_coco(annotation_file, image_dir, skeleton, boxes="gt", min_score=None, 
                             np.minimum(points[..., 2], 1), areas, skipped=skipped, source=str(annotation_file),
                             extra={"num_keypoints": counts.astype(np.int64), "image_sizes": sizes.astype(np.int64)})
     return not_empty(everything.subset(good))
+
+
+def looks_like_corners(boxes, sizes):
+    """Whether boxes (N, 4) that should be x, y, w, h look like x1, y1, x2, y2 in images of `sizes` (N, 2) as w, h.
+
+    True if more than half leave their image when read as x, y, w, h and none does when read as corners.
+    """
+    outside = (boxes[:, :2] + boxes[:, 2:] > sizes + 1).any(1)
+    no_corners = (boxes[:, 2:] > sizes + 1).any(1) | (boxes[:, 2:] <= boxes[:, :2]).any(1)
+    return bool(outside.mean() > 0.5 and not no_corners.any())
 
 
 def load_detections(path, annotation_file, images, image_dir, skeleton, min_score=None):
@@ -246,12 +259,14 @@ def load_detections(path, annotation_file, images, image_dir, skeleton, min_scor
     good = np.ones(len(items), bool)
     for reason, bad in ((f"below the score {min_score}", scores < (-np.inf if min_score is None else min_score)),
                         (f"in images that {annotation_file} does not list", np.array([s is None for s in sizes], bool)),
-                        ("with a box of no area", (xywh[:, 2:] <= 0).any(1))):
+                        ("with a box of no area", (np.float32(xywh[:, :2] + xywh[:, 2:]) <= np.float32(xywh[:, :2])).any(1))):
         if (good & bad).any(): skipped[reason] = np.flatnonzero(good & bad).tolist()
         good &= ~bad
     kept, N, K = np.flatnonzero(good), int(good.sum()), len(skeleton)
     items, sizes = [items[i] for i in kept], [sizes[i] for i in kept]
     xyxy = np.concatenate([xywh[kept, :2], xywh[kept, :2] + xywh[kept, 2:]], 1)
+    if N and looks_like_corners(xywh[kept], np.array([[s["width"], s["height"]] for s in sizes])):
+        warnings.warn(f"{path}: the boxes look like x1, y1, x2, y2, but detection files hold x, y, width, height, and they are read so", stacklevel=3)
     records = from_boxes(skeleton, [str(Path(image_dir) / s["file_name"]) for s in sizes], [a["image_id"] for a in items], kept, xyxy,
                          np.zeros((N, K, 2)), np.zeros((N, K)), np.zeros(N), scores[kept], skipped=skipped, source=str(path),
                          extra={"image_sizes": np.array([[s["width"], s["height"]] for s in sizes], np.int64).reshape(-1, 2)})
