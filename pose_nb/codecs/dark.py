@@ -8,13 +8,14 @@ __all__ = ['full_gaussian', 'dark_step']
 # %% ../../nbs/11_codecs.dark.ipynb #633d45fe
 import torch
 
-from .peaks import around, modulate, newton_step, wide
+from .peaks import log_around, newton_step, wide
 
 # %% ../../nbs/11_codecs.dark.ipynb #baa8b330
 def full_gaussian(mu, length, sigma):
     """One axis of Gaussians over the whole map: centres mu (B, K) in heatmap px -> values (B, K, length).
 
-    The second answer (B, K) says which centres lie too far outside. Values are float64: products of two of them are exact down to the smallest float32.
+    The second answer (B, K) says which centres lie too far outside. Values are float64, so that products of two of them are exact
+    down to the smallest float32.
     """
     x = torch.arange(length, device=mu.device, dtype=mu.dtype)
     radius = 3 * sigma
@@ -29,11 +30,11 @@ def dark_step(maps, points, kernel_size=11):
     Zhang et al., CVPR 2020, equations 8-10.
     """
     H, W = maps.shape[-2:]
-    L = around(modulate(maps, kernel_size), points, 2).clamp_min(1e-10).log()
+    L = log_around(maps, points, 2, kernel_size, low=1e-10)
     centre = L[..., 2, 2]
     gx, gy = (L[..., 2, 3] - L[..., 2, 1]) * 0.5, (L[..., 3, 2] - L[..., 1, 2]) * 0.5
     xx, yy = (L[..., 2, 4] - 2 * centre + L[..., 2, 0]) * 0.25, (L[..., 4, 2] - 2 * centre + L[..., 0, 2]) * 0.25
     xy = (L[..., 3, 3] - L[..., 1, 3] - L[..., 3, 1] + L[..., 1, 1]) * 0.25
     x, y = points.unbind(-1)
     inside = (x > 1) & (x < W - 2) & (y > 1) & (y < H - 2)
-    return torch.where(inside[..., None], newton_step(gx, gy, xx, yy, xy), 0)
+    return torch.where(inside[..., None], newton_step(gx, gy, xx, yy, xy), 0).to(maps.dtype)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['find_peaks', 'around', 'quarter_step', 'place', 'check_size', 'check_sigma', 'check_keypoints', 'check_heatmaps',
            'wide', 'table', 'scale_factor', 'window_start', 'gaussian_window', 'paint', 'kernel_taps', 'blur_matrix',
-           'blur', 'modulate', 'highest', 'newton_step']
+           'blur', 'modulate', 'modulation', 'log_around', 'window_rows', 'needed_scale', 'newton_step']
 
 # %% ../../nbs/09_codecs.peaks.ipynb #dee7df05
 import math
@@ -20,29 +20,30 @@ def find_peaks(maps):
 
     A map that holds NaN has the value NaN. Values are differentiable, points are not.
     """
-    values, y = maps.amax(-1).max(-1)                                            # first row that holds the maximum
-    row = maps.gather(2, y[..., None, None].expand(-1, -1, 1, maps.shape[-1]))[:, :, 0]
-    return torch.stack([row.argmax(-1), y], -1), values
+    H, W = maps.shape[-2:]
+    rows = math.gcd(H, 4)
+    bands = maps.unflatten(2, (-1, rows)).flatten(3)                             # (B, K, H / rows, rows * W)
+    values, band = bands.amax(-1).max(-1)                                        # first band that holds the maximum
+    index = bands.gather(2, band[..., None, None].expand(-1, -1, 1, rows * W))[:, :, 0].argmax(-1)
+    return torch.stack([index % W, band * rows + index // W], -1), values
 
 # %% ../../nbs/09_codecs.peaks.ipynb #923dda46
-def around(maps, points, radius):
-    """The (2r+1) x (2r+1) values around integer points (B, K, 2) of maps (B, K, H, W); beyond the edge, the edge pixel repeats."""
+def around(maps, points, radius, edge="repeat"):
+    """The (2r+1) x (2r+1) values around integer points (B, K, 2) of maps (B, K, H, W); beyond the edge its pixel repeats, or edge="zero"."""
     H, W = maps.shape[-2:]
     reach = torch.arange(-radius, radius + 1, device=maps.device)
-    columns = (points[..., :1] + reach).clamp(0, W - 1)
-    rows = (points[..., 1:] + reach).clamp(0, H - 1)
-    index = rows[..., :, None] * W + columns[..., None, :]
-    return maps.flatten(2).gather(-1, index.flatten(2)).unflatten(-1, (len(reach), len(reach)))
+    x, y = points[..., :1] + reach, points[..., 1:] + reach
+    index = y.clamp(0, H - 1)[..., :, None] * W + x.clamp(0, W - 1)[..., None, :]
+    values = maps.flatten(2).gather(-1, index.flatten(2)).unflatten(-1, (len(reach), len(reach)))
+    if edge == "repeat": return values
+    return torch.where(((y >= 0) & (y < H))[..., :, None] & ((x >= 0) & (x < W))[..., None, :], values, 0)
 
 
-def quarter_step(maps, points, noise=0.0):
-    """A quarter pixel towards the higher neighbour, per axis: (B, K, 2) of -0.25, 0 or 0.25. It has no gradient.
-
-    Neighbours that differ by no more than `noise` (a number, or (B, K)) count as equal.
-    """
-    near = around(maps, points, 1).detach()
+def quarter_step(maps, points):
+    """A quarter pixel towards the higher neighbour, per axis: (B, K, 2) of -0.25, 0 or 0.25. It has no gradient."""
+    near = around(maps.detach(), points, 1)
     slope = torch.stack([near[..., 1, 2] - near[..., 1, 0], near[..., 2, 1] - near[..., 0, 1]], -1)
-    return 0.25 * torch.where(slope.abs() > (noise[..., None] if torch.is_tensor(noise) else noise), slope.sign(), 0)
+    return 0.25 * slope.sign()
 
 
 def place(points, step, values, factor):
@@ -138,9 +139,12 @@ def paint(across, down, weights, drawn, missed):
     """Maps (B, K, H, W) as products of one factor per axis, across (B, K, W) and down (B, K, H), and the weights (B, K).
 
     Maps stay empty unless drawn (B, K); drawn ones that missed (B, K) the map stay empty too, and their weight becomes 0.
+    Factors in float64 may be as small as 1e-48: they are multiplied as float32 numbers lifted by 2^40, so that only the result is rounded.
     """
-    across = across * (drawn & ~missed)[..., None]
-    return (down[..., :, None] * across[..., None, :]).to(weights.dtype), torch.where(drawn & missed, 0, weights)
+    across, weights = across * (drawn & ~missed)[..., None], torch.where(drawn & missed, 0, weights)
+    if across.dtype != torch.float64: return down[..., :, None] * across[..., None, :], weights
+    across, down = (across * 2.0 ** 40).float(), (down * 2.0 ** 40).float()
+    return (down[..., :, None] * across[..., None, :]).mul_(2.0 ** -80), weights
 
 # %% ../../nbs/09_codecs.peaks.ipynb #34b16a12
 def kernel_taps(size):
@@ -185,13 +189,46 @@ def blur(maps, kernel_size, border="zero"):
 def modulate(maps, kernel_size):
     """Maps (B, K, H, W) blurred with a zero border and scaled back to their own highest value. All-zero maps stay zero. Differentiable."""
     blurred = blur(maps, kernel_size)
-    after = highest(blurred)
-    return blurred * (highest(maps) / torch.where(after == 0, 1, after))[..., None, None]
+    scale = modulation(maps, blurred)[..., None, None]
+    return blurred * scale if blurred.requires_grad else blurred.mul_(scale)
 
 
-def highest(maps):
-    """The largest value of each map (B, K, H, W), (B, K)."""
-    return maps.amax(-1).amax(-1)
+def modulation(maps, blurred):
+    """The factors (B, K) that scale blurred maps back to the highest value of maps (B, K, H, W); all-zero maps have 0."""
+    after = blurred.amax((-2, -1))
+    return maps.amax((-2, -1)) / torch.where(after == 0, 1, after)
+
+# %% ../../nbs/09_codecs.peaks.ipynb #ff49505b
+def log_around(maps, points, radius, kernel_size, low, high=math.inf):
+    """Logarithms of the modulated maps, held within low … high, at the (2r+1) x (2r+1) pixels around integer points (B, K, 2).
+
+    The same as `around(modulate(maps, kernel_size), points, radius).clamp(low, high).log()`, in float64, but blurs around the points only.
+    """
+    window = wide(around(maps, points, radius + kernel_size // 2, edge="zero"))
+    rows = table(window_rows, (2 * radius + 1, kernel_size), window)
+    near = rows @ window @ rows.T
+    for axis, length in ((0, maps.shape[-1]), (1, maps.shape[-2])):              # beyond the edge, the edge pixel repeats
+        reach = torch.arange(-radius, radius + 1, device=maps.device) + points[..., axis, None]
+        inner = reach.clamp(0, length - 1) - reach[..., :1]
+        near = near.gather(-1 - axis, (inner[..., None, :] if axis == 0 else inner[..., :, None]).expand_as(near))
+    return (near * needed_scale(maps, near, kernel_size, low, high)[..., None, None]).clamp(low, high).log()
+
+
+def window_rows(inner, kernel_size):
+    """Rows (inner, inner + kernel_size - 1): each has the kernel's weights, one pixel further on than the row above."""
+    taps = kernel_taps(kernel_size)
+    return [[0.0] * i + list(taps) + [0.0] * (inner - 1 - i) for i in range(inner)]
+
+
+def needed_scale(maps, near, kernel_size, low, high):
+    """Modulation factors (B, K) for blurred values near (B, K, n, n): 1 where no value can meet low or high, so that the factor is of no account."""
+    if maps.device.type != "cpu" or type(maps) is not torch.Tensor: return modulation(maps, blur(maps, kernel_size)).to(near.dtype)
+    top, centre, scale = maps.amax((-2, -1)), near[..., near.shape[-1] // 2, near.shape[-1] // 2], near.new_ones(near.shape[:2])
+    meets = (top > 0) & ((centre <= 0) | ((near > 0) & (near < low)).flatten(2).any(-1) | (top > high))
+    if meets.any():
+        chosen = maps[meets][:, None]
+        scale[meets] = modulation(chosen, blur(chosen, kernel_size))[:, 0].to(near.dtype)
+    return scale
 
 # %% ../../nbs/09_codecs.peaks.ipynb #94830b8c
 def newton_step(gx, gy, xx, yy, xy, damping=0.0):

@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 
 from .peaks import (around, blur, check_heatmaps, check_keypoints, check_sigma, check_size, find_peaks, gaussian_window,
-                                  modulate, newton_step, paint, place, scale_factor, table)
+                                  log_around, newton_step, paint, place, scale_factor, table)
 
 # %% ../../nbs/12_codecs.udp.ipynb #d758ab89
 def udp_step(maps, points, kernel_size=11):
@@ -20,10 +20,11 @@ def udp_step(maps, points, kernel_size=11):
 
     Differentiable with respect to the maps, except where values are held at 1e-3 or 50. Huang et al., CVPR 2020.
     """
-    L = around(modulate(maps, kernel_size), points, 1).clamp(1e-3, 50).log()
+    L = log_around(maps, points, 1, kernel_size, low=1e-3, high=50)
     centre, left, right, up, down = L[..., 1, 1], L[..., 1, 0], L[..., 1, 2], L[..., 0, 1], L[..., 2, 1]
     xy = 0.5 * (L[..., 2, 2] - right - down + 2 * centre - left - up + L[..., 0, 0])
-    return newton_step(0.5 * (right - left), 0.5 * (down - up), right - 2 * centre + left, down - 2 * centre + up, xy, damping=EPSILON)
+    gx, gy, xx, yy = 0.5 * (right - left), 0.5 * (down - up), right - 2 * centre + left, down - 2 * centre + up
+    return newton_step(gx, gy, xx, yy, xy, damping=EPSILON).to(maps.dtype)
 
 
 EPSILON = torch.finfo(torch.float32).eps                 # 1.19e-7, added to the Hessian's diagonal
@@ -33,7 +34,8 @@ EPSILON = torch.finfo(torch.float32).eps                 # 1.19e-7, added to the
 class UDP:
     """Targets on UDP's grid, (w - 1)/(W - 1) input px per heatmap px: exact Gaussians in MSRA's window.
 
-    With `combined`, a disc and two offset maps for each keypoint. input_size, heatmap_size are (w, h); sigma in heatmap px (unused by `combined`). The flip test needs no shift.
+    With `combined`, a disc and two offset maps for each keypoint. input_size, heatmap_size are (w, h); sigma in heatmap px (unused by
+    `combined`). The flip test needs no shift.
     Crop with `crop_matrix(…, udp=True)` and go back with `to_image(…, udp=True)`. Raises InputError for impossible sizes.
     Huang et al., CVPR 2020.
     """
@@ -92,6 +94,8 @@ def disc_and_offsets(mu, drawn, heatmap_size):
     radius = disc_radius(heatmap_size)
     dx = (mu[..., 0, None] - torch.arange(W, device=mu.device, dtype=mu.dtype))[..., None, :] / radius
     dy = (mu[..., 1, None] - torch.arange(H, device=mu.device, dtype=mu.dtype))[..., :, None] / radius
-    label = (dx ** 2 + dy ** 2 <= 1).to(mu.dtype)
-    maps = torch.stack([label, dx.expand_as(label), dy.expand_as(label)], 2)
-    return torch.where(drawn[..., None, None, None], maps, 0).flatten(1, 2)
+    drawn = drawn[..., None, None]
+    maps = mu.new_empty(*mu.shape[:2], 3, H, W)
+    maps[:, :, 0] = dx ** 2 + torch.where(drawn, dy ** 2, 2) <= 1            # not drawn: further away than the radius
+    maps[:, :, 1], maps[:, :, 2] = dx * drawn, dy * drawn
+    return maps.flatten(1, 2)
