@@ -149,7 +149,7 @@ class HRFormer(nn.Module):
         maps = self.stage3([layer(m) for layer, m in zip(self.transition2, [*maps, maps[-1]], strict=True)])
         return self.stage4([layer(m) for layer, m in zip(self.transition3, [*maps, maps[-1]], strict=True)])
 
-
+# %% ../../nbs/45_backbones.hrformer.ipynb #21e3b417
 def hrformer_small():
     """HRFormer-S: 32, 64, 128, 256 wide with 1, 2, 4, 8 heads; drop path 0.1."""
     return HRFormer(32, heads=1, drop_path=0.1)

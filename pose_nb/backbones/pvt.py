@@ -87,7 +87,7 @@ class Block(nn.Module):
         maps = maps + self.drop_path(self.attn(self.norm1(maps)))
         return maps + self.drop_path(self.ffn(self.norm2(maps)))
 
-
+# %% ../../nbs/46_backbones.pvt.ipynb #21d7f874
 class PVT(nn.Module):
     """Pyramid vision transformer (ICCV 2021): four stages of strides 4, 8, 16, 32; no norm after a stage.
 

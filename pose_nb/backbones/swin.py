@@ -140,7 +140,7 @@ class PatchEmbed(nn.Module):
         images = F.pad(images, (0, -images.shape[3] % 4, 0, -images.shape[2] % 4))
         return self.norm(self.projection(images).permute(0, 2, 3, 1))
 
-
+# %% ../../nbs/47_backbones.swin.ipynb #521c05c3
 class Swin(nn.Module):
     """Swin transformer (ICCV 2021), windows of 7, with the conventions of the published pose weights; the last stage is given out.
 
@@ -166,7 +166,7 @@ class Swin(nn.Module):
     def forward(self, images):
         return [self.norm3(self.stages(self.patch_embed(images))).permute(0, 3, 1, 2).contiguous()]
 
-
+# %% ../../nbs/47_backbones.swin.ipynb #a86480ae
 def swin_tiny():
     """Swin-T: 96 wide, 2-2-6-2 blocks; drop path 0.2."""
     return Swin(96, (2, 2, 6, 2), (3, 6, 12, 24), drop_path=0.2)
