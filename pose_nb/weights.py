@@ -113,9 +113,11 @@ class LoadReport:
 def convert(state_dict, model, names=None, leave=(), report=None):
     """A state dict under published (1.x) names as one for `model`, complete and checked.
 
-    names: see `naming_rules`. leave: beginnings of our names that keep the model's values, for example ("head.final_layer.",) for
-    another number of keypoints. report: a `LoadReport` to fill. InputError lists every entry that is missing, unknown or does not fit.
+    model: a pose model, or a row of the zoo, whose model is then built. names: see `naming_rules`. leave: beginnings of our names that
+    keep the model's values, for example ("head.final_layer.",) for another number of keypoints. report: a `LoadReport` to fill.
+    InputError lists the entries that are missing, unknown or do not fit.
     """
+    if hasattr(model, "create"): model, names = model.create(), model if names is None else names
     table, own = published_names(model, names), model.state_dict()
     report = LoadReport() if report is None else report
     result, problems, back = {}, [], {name: key for key, name in table.items()}
