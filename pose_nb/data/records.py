@@ -253,21 +253,21 @@ def load_detections(path, annotation_file, images, image_dir, skeleton, min_scor
     person = [item.get("category_id", 1) == 1 for item in rows]
     if not all(person): skipped["of another category than 1"] = [row for row, p in enumerate(person) if not p]
     items = [item for item, p in zip(rows, person) if p]
-    xywh = numbers(items, "bbox", 4, path)
+    xywh = numbers(items, "bbox", 4, path).astype(np.float32)
+    xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1)   # the sum in float32, as published crops have it
     scores = numbers(items, "score", 1, path)[:, 0]
     sizes = [images.get(i) if isinstance(i := a.get("image_id"), int) else None for a in items]
     good = np.ones(len(items), bool)
     for reason, bad in ((f"below the score {min_score}", scores < (-np.inf if min_score is None else min_score)),
                         (f"in images that {annotation_file} does not list", np.array([s is None for s in sizes], bool)),
-                        ("with a box of no area", (np.float32(xywh[:, :2] + xywh[:, 2:]) <= np.float32(xywh[:, :2])).any(1))):
+                        ("with a box of no area", (xyxy[:, 2:] <= xyxy[:, :2]).any(1))):
         if (good & bad).any(): skipped[reason] = np.flatnonzero(good & bad).tolist()
         good &= ~bad
     kept, N, K = np.flatnonzero(good), int(good.sum()), len(skeleton)
     items, sizes = [items[i] for i in kept], [sizes[i] for i in kept]
-    xyxy = np.concatenate([xywh[kept, :2], xywh[kept, :2] + xywh[kept, 2:]], 1)
     if N and looks_like_corners(xywh[kept], np.array([[s["width"], s["height"]] for s in sizes])):
         warnings.warn(f"{path}: the boxes look like x1, y1, x2, y2, but detection files hold x, y, width, height, and they are read so", stacklevel=3)
-    records = from_boxes(skeleton, [str(Path(image_dir) / s["file_name"]) for s in sizes], [a["image_id"] for a in items], kept, xyxy,
+    records = from_boxes(skeleton, [str(Path(image_dir) / s["file_name"]) for s in sizes], [a["image_id"] for a in items], kept, xyxy[kept],
                          np.zeros((N, K, 2)), np.zeros((N, K)), np.zeros(N), scores[kept], skipped=skipped, source=str(path),
                          extra={"image_sizes": np.array([[s["width"], s["height"]] for s in sizes], np.int64).reshape(-1, 2)})
     return not_empty(records)
