@@ -223,8 +223,8 @@ def window_rows(inner, kernel_size):
 def needed_scale(maps, near, kernel_size, low, high):
     """Modulation factors (B, K) for blurred values near (B, K, n, n): 1 where no value can meet low or high, so that the factor is of no account."""
     if maps.device.type != "cpu" or type(maps) is not torch.Tensor: return modulation(maps, blur(maps, kernel_size)).to(near.dtype)
-    top, centre, scale = maps.amax((-2, -1)), near[..., near.shape[-1] // 2, near.shape[-1] // 2], near.new_ones(near.shape[:2])
-    meets = (top > 0) & ((centre <= 0) | ((near > 0) & (near < low)).flatten(2).any(-1) | (top > high))
+    top, scale = maps.amax((-2, -1)), near.new_ones(near.shape[:2])
+    meets = (top > 0) & ((near < low).flatten(2).any(-1) | (top > high))
     if meets.any():
         chosen = maps[meets][:, None]
         scale[meets] = modulation(chosen, blur(chosen, kernel_size))[:, 0].to(near.dtype)
