@@ -276,7 +276,8 @@ def test_every_published_name_has_a_place():
     for arch, row in networks.items():
         with torch.device("meta"): model = row.create()
         entries = {n: tuple(s) for n, s in json.loads((folder / "state_dicts" / f"{arch}.json").read_text())["entries"]}
-        own = {name: tuple(model.state_dict()[key].shape) for key, name in published_names(model, row).items()}
+        state = model.state_dict()
+        own = {name: tuple(state[key].shape) for key, name in published_names(model, row).items()}
         extra = set(entries) - set(own)
         assert {k: entries.get(k) for k in own} == own, arch
         assert all(k.startswith("backbone.inters.0.") or k.endswith("relative_position_index") for k in extra), (arch, sorted(extra)[:3])
@@ -292,7 +293,8 @@ def test_fake_published_files_give_recorded_heatmaps(tmp_path, arch):
     entries = json.loads((folder / "state_dicts" / f"{arch}.json").read_text())["entries"]
     row = rows_by_network()[arch]
     model = row.create()
-    own = {name: model.state_dict()[key] for key, name in published_names(model, row).items()}
+    state = model.state_dict()
+    own = {name: state[key] for key, name in published_names(model, row).items()}
     values = {n: own.get(n, torch.zeros(1)) if (v := fill(n, s, golden["gain"])) is None else torch.from_numpy(np.asarray(v)) for n, s in entries}
     torch.save({"meta": {"x": np.ones(2)}, "state_dict": old_style(values, arch)}, tmp_path / "x.pth", _use_new_zipfile_serialization=False)
     load_weights(model, tmp_path / "x.pth", row)
