@@ -54,7 +54,8 @@ def draw_pose(image, keypoints, values=None, skeleton=None, threshold=0.3, flags
     for xy, value in zip(points, values):
         shown = np.isfinite(xy).all(1) & (value > (0 if flags else threshold))
         if not shown.any(): continue
-        size = max(np.ptp(xy[shown], axis=0).max(), 1)
+        seen = xy[shown].clip(-np.array(image.shape[1::-1]) / 2, np.array(image.shape[1::-1]) * 1.5)      # far outliers do not count
+        size = max(np.ptp(seen, axis=0).max(), 1)
         width = thickness or max(1, min(12, round(size / 70)))
         limbs = [(i, a, b) for i, (a, b) in enumerate(skeleton.link_ids) if shown[a] and shown[b]]
         for _, a, b in limbs: cv2.line(image, _fixed(xy[a]), _fixed(xy[b]), (20, 20, 20), width + 2, cv2.LINE_AA, 4)
@@ -62,7 +63,7 @@ def draw_pose(image, keypoints, values=None, skeleton=None, threshold=0.3, flags
         radius = 16 * (1 + .75 * width) if limbs else 16 * max(1.2, width * .8)
         for k in np.flatnonzero(shown):
             ring = flags and value[k] == 1
-            cv2.circle(image, _fixed(xy[k]), int(radius + 14), (20, 20, 20), -1, cv2.LINE_AA, 4)
+            if limbs or ring: cv2.circle(image, _fixed(xy[k]), int(radius + 14), (20, 20, 20), -1, cv2.LINE_AA, 4)
             cv2.circle(image, _fixed(xy[k]), int(radius), (255, 255, 255) if ring else paint(skeleton.colors, k), -1, cv2.LINE_AA, 4)
             if ring: cv2.circle(image, _fixed(xy[k]), int(radius), paint(skeleton.colors, k), max(1, width // 2), cv2.LINE_AA, 4)
     return image
@@ -131,7 +132,9 @@ def show_heatmaps(heatmaps, image=None, names=None, columns=6, title=None):
     for axis in axes.flat: axis.axis("off")
     for k, axis in enumerate(axes.flat[:count]):
         if image is not None: axis.imshow(image, extent=(-.5, w - .5, h - .5, -.5))
-        axis.imshow(maps[k], cmap="magma", alpha=1 if image is None else .65, vmin=0, vmax=max(maps.max(), 1e-6))
+        top = max(np.nan_to_num(maps).max(), 1e-6)
+        veil = 1.0 if image is None else np.nan_to_num(maps[k] / top).clip(0, 1) * .8
+        axis.imshow(maps[k], cmap="magma", alpha=veil, vmin=0, vmax=top)
         y, x = np.unravel_index(np.nanargmax(maps[k]) if np.isfinite(maps[k]).any() else 0, (h, w))
         axis.plot(x, y, "+", color="cyan", markersize=5)
         if names is not None: axis.set_title(names[k].replace("_", " "), fontsize=7, pad=2)
