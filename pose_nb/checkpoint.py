@@ -202,7 +202,7 @@ class _Limited:
 def _open_zip(file, size):
     """(object, fetch(Stored) -> bytes) of a zip checkpoint."""
     try: archive = zipfile.ZipFile(file)
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, struct.error, LookupError) as error:
+    except (zipfile.BadZipFile, RuntimeError, ValueError, OSError, struct.error, LookupError) as error:
         raise InputError(f"is a damaged or cut off zip archive ({error})") from None
     entries = {e.filename: e for e in archive.infolist()}
     if len(entries) != len(archive.infolist()): raise InputError("is a zip archive with two entries of the same name")
@@ -220,7 +220,7 @@ def _open_zip(file, size):
     def fetch(name):
         if name not in entries: raise InputError(f"has no entry {name!r}, although its pickle refers to it")
         try: return bytearray(archive.read(name))
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, ValueError, struct.error) as error:
+        except (zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError, struct.error) as error:
             raise InputError(f"is damaged in the entry {name!r} ({error})") from None
 
     if prefix + "byteorder" in entries and fetch(prefix + "byteorder") != sys.byteorder.encode():
