@@ -1,0 +1,21 @@
+"""Top-down heatmap pose estimation, taught in notebooks: `import pose_nb` loads nothing heavy, each name is imported when it is first used."""
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+
+try: __version__ = version("pose_nb")
+except PackageNotFoundError: __version__ = "0+source"
+
+_HOME = {"list_models": "zoo", "get_row": "zoo", "create_model": "zoo", "predict": "predict", "evaluate": "evaluate", "train": "train"}
+__all__ = [*_HOME, "__version__"]
+
+
+def __getattr__(name):
+    if name not in _HOME: raise AttributeError(f"module 'pose_nb' has no attribute {name!r}")
+    value = getattr(import_module(f"pose_nb.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *_HOME})
