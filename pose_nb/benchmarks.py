@@ -32,7 +32,7 @@ class Predictions:
     scores: np.ndarray
     areas: np.ndarray
 
-
+# %% ../nbs/65b_benchmarks.ipynb #819f95e2
 @dataclass(frozen=True)
 class Benchmark:
     """What a results table measures, and how.
@@ -127,7 +127,7 @@ def _check(benchmark, records, predictions, labelled=False):
         raise InputError(f"{benchmark.title}: the records of {records.source or 'these boxes'} have no labelled keypoint; this metric compares "
                          "each box with its own label, so use boxes='gt'")
 
-
+# %% ../nbs/65b_benchmarks.ipynb #0f9e94fc
 def measure_coco(benchmark, records, predictions, nms, truth, ap=coco_official):
     """COCO's ten figures as fractions, by pycocotools, over all people of the ground truth dict `truth`; and COCO results.
 
@@ -173,17 +173,17 @@ def measure_jhmdb(benchmark, records, predictions, nms, truth=None):
     return {name: 100 * value for name, value in figures.items()}, _rows(records, predictions, 1)
 
 
+def _rows(records, predictions, origin=0):
+    points = np.concatenate([predictions.keypoints + np.float32(origin), predictions.scores[..., None]], -1)
+    return [{"id": i, "image_id": m, "keypoints": p} for i, m, p in
+            zip(records.ids.tolist(), records.image_ids.tolist(), points.reshape(len(points), -1).tolist())]
+
+# %% ../nbs/65b_benchmarks.ipynb #d51a3995
 def measure_face(benchmark, records, predictions, nms, truth=None):
     """The NME of a face set, in percent if `benchmark.percent`, divided by `benchmark.face_size`; and results with id, image_id, keypoints."""
     _check(benchmark, records, predictions, labelled=True)
     value = nme(predictions.keypoints, records.keypoints, records.visible, benchmark.face_size(records))
     return {"NME": (100 if benchmark.percent else 1) * value}, _rows(records, predictions)
-
-
-def _rows(records, predictions, origin=0):
-    points = np.concatenate([predictions.keypoints + np.float32(origin), predictions.scores[..., None]], -1)
-    return [{"id": i, "image_id": m, "keypoints": p} for i, m, p in
-            zip(records.ids.tolist(), records.image_ids.tolist(), points.reshape(len(points), -1).tolist())]
 
 
 def eyes(corners):
