@@ -40,7 +40,6 @@ class Benchmark:
     measure: function (benchmark, records, predictions, nms, truth) -> (dict of figures, list of results that JSON can hold). nms is the
     OKS above which a pose is dropped, None for no NMS; metrics that compare row by row ignore it.
     """
-
     title: str                                           # of the data set
     data: PoseSet                                        # layout, loader, skeleton
     measure: Callable
@@ -56,8 +55,7 @@ class Benchmark:
     face_size: Callable | None = None                    # (records) -> (N,) pixels by which errors of faces are divided
     licence: str = "Licence: see the authors' terms."
 
-    @property
-    def skeleton(self): return self.data.skeleton
+    skeleton = property(lambda self: self.data.skeleton)
 
     @property
     def table_boxes(self):
@@ -81,7 +79,7 @@ class Benchmark:
         """The part of a ground truth that belongs to some images."""
         if truth is None: return None
         if isinstance(truth, list): return [part for video in truth if (part := self.only_images(video, image_ids))["images"]]
-        ids = set(np.asarray(list(image_ids)).tolist())
+        ids = set(map(int, image_ids))
         return truth | {part: [x for x in truth[part] if x[key] in ids] for part, key in (("images", "id"), ("annotations", "image_id"))}
 
     def better(self, a, b):
