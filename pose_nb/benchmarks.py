@@ -54,7 +54,6 @@ class Benchmark:
     read_truth: Callable | None = None                   # (data, root, split) -> ground truth, for metrics that need more than the records
     face_size: Callable | None = None                    # (records) -> (N,) pixels by which errors of faces are divided
     licence: str = "Licence: see the authors' terms."
-
     skeleton = property(lambda self: self.data.skeleton)
 
     @property
