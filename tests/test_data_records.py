@@ -49,10 +49,14 @@ def test_order_is_that_of_the_images(tmp_path):
 
 
 @pytest.mark.parametrize("changes, word", [
-    (dict(bbox=[1, 2, 3]), "annotation 7.*bbox has 3 numbers.*4"), (dict(bbox="1,2,3,4"), "bbox is '1,2,3,4'"), (dict(keypoints=[1, 2, 2] * 17), "51 numbers.*9.*skeleton"),
-    (dict(keypoints=[80, 30, 3] + [0] * 6), "visibility 3"), (dict(keypoints=[80, 30, -1] + [0] * 6), "visibility -1"), (dict(bbox=[1e9, 1, 2, 3]), "holds 1000000000.0"),
-    (dict(bbox=[float("nan"), 1, 2, 3]), "annotation 7.*bbox holds NaN"), (dict(keypoints=[float("inf")] * 9), "annotation 7.*keypoints holds NaN or an infinite"),
-    (dict(image_id=99), "annotation 7.*image_id is 99"), (dict(image_id="1"), "image_id is '1'"), (dict(id="x"), "row 0: id is 'x'"), (dict(id=2**64), "64 bits"),
+    (dict(bbox=[1, 2, 3]), "annotation 7.*bbox has 3 numbers.*4"), (dict(bbox="1,2,3,4"), "bbox is '1,2,3,4'"),
+    (dict(keypoints=[1, 2, 2] * 17), "51 numbers.*9.*skeleton"),
+    (dict(keypoints=[80, 30, 3] + [0] * 6), "visibility 3"), (dict(keypoints=[80, 30, -1] + [0] * 6), "visibility -1"),
+    (dict(bbox=[1e9, 1, 2, 3]), "holds 1000000000.0"),
+    (dict(bbox=[float("nan"), 1, 2, 3]), "annotation 7.*bbox holds NaN"),
+    (dict(keypoints=[float("inf")] * 9), "annotation 7.*keypoints holds NaN or an infinite"),
+    (dict(image_id=99), "annotation 7.*image_id is 99"), (dict(image_id="1"), "image_id is '1'"),
+    (dict(id="x"), "row 0: id is 'x'"), (dict(id=2**64), "64 bits"),
     (dict(area="big"), "area holds 'big'"), (dict(num_keypoints=None), "num_keypoints holds None")])
 def test_one_clear_sentence(tmp_path, changes, word):
     path = write(tmp_path, with_person(**changes))
@@ -61,9 +65,11 @@ def test_one_clear_sentence(tmp_path, changes, word):
 
 
 @pytest.mark.parametrize("content, word", [
-    ("", "not valid JSON"), ("{", "not valid JSON"), ("[]", "list at the top"), ("{}", "no list 'images'"), ('{"images": [], "annotations": 3}', "no list 'annotations'"),
+    ("", "not valid JSON"), ("{", "not valid JSON"), ("[]", "list at the top"), ("{}", "no list 'images'"),
+    ('{"images": [], "annotations": 3}', "no list 'annotations'"),
     (CONTENT | {"annotations": []}, "list of annotations is empty"), (CONTENT | {"annotations": [PERSON, PERSON]}, "id 7 is used twice"),
-    (CONTENT | {"images": [CONTENT["images"][0]] * 2}, "images, row 1: id 1 is used twice"), (CONTENT | {"images": [dict(id=1, file_name="a.jpg")]}, "width is None"),
+    (CONTENT | {"images": [CONTENT["images"][0]] * 2}, "images, row 1: id 1 is used twice"),
+    (CONTENT | {"images": [dict(id=1, file_name="a.jpg")]}, "width is None"),
     (CONTENT | {"images": [dict(id=1, width=3, height=3)]}, "file_name is None"), (with_person(iscrowd=1), "no usable instance.*1 marked as a crowd"),
     ('{"images": [], "annotations": [], "x": ' + "9" * 5000 + "}", "a.json")])
 def test_structure(tmp_path, content, word):
@@ -78,8 +84,8 @@ def test_paths(tmp_path):
 
 
 def test_nothing_is_lost_silently(tmp_path):
-    kinds = [{}, dict(iscrowd=1), dict(num_keypoints=0), dict(bbox=[60, 20, 0, 70]), dict(bbox=[60, 20, -5, 70]), dict(bbox=[160, 20, 30, 30]), dict(keypoints=[0] * 9),
-             dict(bbox=None), dict(keypoints=None), dict(keypoints=[-5, -5, 2] * 3)]
+    kinds = [{}, dict(iscrowd=1), dict(num_keypoints=0), dict(bbox=[60, 20, 0, 70]), dict(bbox=[60, 20, -5, 70]), dict(bbox=[160, 20, 30, 30]),
+             dict(keypoints=[0] * 9), dict(bbox=None), dict(keypoints=None), dict(keypoints=[-5, -5, 2] * 3)]
     content = CONTENT | {"annotations": [PERSON | {"id": i} | kind for i, kind in enumerate(kinds)]}
     records = load_coco(write(tmp_path, content), "", TINY)
     named = sorted(i for ids in records.skipped.values() for i in ids)
@@ -141,13 +147,16 @@ def test_random_damage(tmp_path, seed):
     good = write(tmp_path, CONTENT, "good.json")
     detections = [dict(image_id=1, category_id=1, bbox=[5, 20, 60, 70], score=0.9)] * 2
     path = tmp_path / "wrong.json"
-    readers = [(CONTENT, lambda: load_coco(path, tmp_path, TINY)), (CONTENT, lambda: load_custom(path, tmp_path)), (simple, lambda: load_custom(path, tmp_path)),
+    readers = [(CONTENT, lambda: load_coco(path, tmp_path, TINY)), (CONTENT, lambda: load_custom(path, tmp_path)),
+               (simple, lambda: load_custom(path, tmp_path)),
                (detections, lambda: load_coco(good, tmp_path, TINY, path)), (mpii, lambda: sets.load_mpii(path, tmp_path)),
-               (CONTENT | {"annotations": [face]}, lambda: sets.load_faces(path, tmp_path, AFLW)), (CONTENT, lambda: sets.load_crowdpose(path, tmp_path, TINY))]
+               (CONTENT | {"annotations": [face]}, lambda: sets.load_faces(path, tmp_path, AFLW)),
+               (CONTENT, lambda: sets.load_crowdpose(path, tmp_path, TINY))]
     outcomes = []
     for content, load in readers:
-        assert survives(lambda: (write(tmp_path, content, "wrong.json"), load())[1])
-        for _ in range(400):
+        write(tmp_path, content, "wrong.json")
+        assert survives(load)
+        for _ in range(120):
             damaged = mutate(rng, content)
             if rng.random() < 0.3: damaged = mutate(rng, damaged) if damaged else damaged
             write(tmp_path, damaged, "wrong.json")
@@ -192,7 +201,8 @@ def test_entries_name_what_is_missing(tmp_path):
 
 
 REFERENCE, SAMPLES = os.environ.get("POSE_NB_REFERENCE"), os.environ.get("POSE_NB_SAMPLES")
-needs_samples = pytest.mark.skipif(not (REFERENCE and SAMPLES), reason="set POSE_NB_REFERENCE and POSE_NB_SAMPLES (folders with recorded figures and samples) to run")
+needs_samples = pytest.mark.skipif(not (REFERENCE and SAMPLES),
+                                   reason="set POSE_NB_REFERENCE and POSE_NB_SAMPLES (folders of recorded figures and of samples) to run")
 
 
 def cases(name, key):
@@ -218,10 +228,11 @@ def test_samples_are_read_as_recorded(case):
     assert len(records) == case["n_samples"]
     close = lambda a, b: np.allclose(np.asarray(a, float), np.asarray(b, float), rtol=1e-5, atol=1e-5)
     for i, sample in enumerate(case["samples"]):
-        assert (records.ids[i], records.image_ids[i]) == (sample["id"], sample["img_id"]) and Path(records.image_files[i]) == Path(SAMPLES) / "samples" / sample["file"]
+        assert (records.ids[i], records.image_ids[i]) == (sample["id"], sample["img_id"])
+        assert Path(records.image_files[i]) == Path(SAMPLES) / "samples" / sample["file"]
         assert close(records.boxes[i], sample["bbox_xyxy"]) and close(records.box_scores[i], sample["bbox_score"])
-        for field, value in (("keypoints", records.keypoints[i]), ("visible", records.visible[i]), ("area", records.areas[i]), ("bbox_center", records.centers[i]),
-                             ("bbox_scale", records.scales[i])):
+        for field, value in (("keypoints", records.keypoints[i]), ("visible", records.visible[i]), ("area", records.areas[i]),
+                             ("bbox_center", records.centers[i]), ("bbox_scale", records.scales[i])):
             if field in sample: assert close(value, sample[field]), field
         for field, name in (("num_keypoints", "num_keypoints"), ("crowd_index", "crowd_index"), ("head_size", "head_sizes"), ("box_size", "box_size")):
             if field in sample: assert close(records.extra[name][i], sample[field]), field
@@ -241,7 +252,8 @@ def test_crops_of_samples(case):
         i = int(np.flatnonzero(records.ids == sample["id"])[0])
         raw, item = read_image(records.image_files[i]), dataset[i]
         assert hashlib.sha256(np.ascontiguousarray(raw[..., ::-1]).tobytes()).hexdigest() == sample["raw_sha256_bgr"]
-        assert np.array_equal(item["center"].numpy(), np.float32(sample["input_center"])) and np.array_equal(item["scale"].numpy(), np.float32(sample["input_scale"]))
+        assert np.array_equal(item["center"].numpy(), np.float32(sample["input_center"]))
+        assert np.array_equal(item["scale"].numpy(), np.float32(sample["input_scale"]))
         crop, pixels = item["image"].permute(1, 2, 0).numpy()[..., ::-1].astype(int), np.array(sample["pixels_y_x_bgr"])
         assert np.abs(crop[pixels[:, 0], pixels[:, 1]] - pixels[:, 2:]).max() <= 1 and np.abs(crop.mean((0, 1)) - sample["crop_mean_bgr"]).max() < 0.01
         assert np.allclose(normalise(item["image"]).double().sum((1, 2)).numpy(), sample["normalised_sum_per_channel_rgb"], rtol=1e-3)

@@ -74,6 +74,7 @@ def _read_simple(path, content):
     given = None
     if isinstance(content, dict):
         given, content = content.get("skeleton"), content.get("instances")
+        if given is not None and not isinstance(given, dict): raise InputError(f"{path}: skeleton is {str(given)[:40]}; expected an object")
         if not isinstance(content, list): raise InputError(f"{path}: expected 'instances', a list; or 'images' and 'annotations' as COCO has them")
     rows, names = [], []
     for number, item in enumerate(content):
@@ -89,7 +90,9 @@ def _read_simple(path, content):
                 raise InputError(f"{where}: keypoint {name!r} is {value!r}; expected [x, y], [x, y, v] or null")
             found[name] = tuple(_number(x, f"{where}: {name}") for x in value) + ((None,) if len(value) == 2 else ()) if value else (None,) * 3
         names += [name for name in points if name not in names]
-        rows.append((where, item["image"], None if box is None else [_number(x, f"{where}: box") for x in box], found))
+        if box is not None: box = [_number(x, f"{where}: box") for x in box]
+        if box is not None and None in box: raise InputError(f"{where}: the box has an empty corner; give all four or none")
+        rows.append((where, item["image"], box, found))
     return rows, names, given
 
 # %% ../../nbs/26_data.custom.ipynb #1d6f429a
@@ -146,6 +149,9 @@ def _labelled(point, where):
 def _load_coco_category(path, content, image_dir, skeleton, category):
     categories = content.get("categories")
     found = [c for c in categories if isinstance(c, dict) and c.get("keypoints")] if isinstance(categories, list) else []
+    for c in found:
+        if not isinstance(c["keypoints"], list) or not isinstance(c.get("skeleton") or [], list):
+            raise InputError(f"{path}, category {c.get('name')!r}: 'keypoints' must be a list of names and 'skeleton' one of pairs")
     if category is not None: found = [c for c in found if c.get("name") == category]
     names = ", ".join(repr(c.get("name")) for c in found)
     if len(found) > 1: raise InputError(f"{path}: several categories have keypoints ({names}); name one")

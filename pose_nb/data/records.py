@@ -76,7 +76,8 @@ def _name(item, row):
 def _first_bad_number(content, path):
     """Name the first annotation that holds NaN or an infinity, in a file that `read_json` refused; None if there is none."""
     for part in ("annotations", "images"):
-        for row, item in enumerate(content.get(part) or [] if isinstance(content, dict) else []):
+        items = content.get(part) if isinstance(content, dict) else None
+        for row, item in enumerate(items if isinstance(items, list) else []):
             for key, value in item.items() if isinstance(item, dict) else ():
                 if any(word in json.dumps(value) for word in ("NaN", "Infinity")):
                     raise InputError(f"{path}, {_name(item, row)}: {key} holds NaN or an infinite number; coordinates must be finite. "
@@ -233,11 +234,11 @@ def load_coco(annotation_file, image_dir, skeleton, boxes="gt", min_score=None, 
 def looks_like_corners(boxes, sizes):
     """Whether boxes (N, 4) that should be x, y, w, h look like x1, y1, x2, y2 in images of `sizes` (N, 2) as w, h.
 
-    True if more than half leave their image when read as x, y, w, h and none does when read as corners.
+    True for three or more of which more than half leave their image when read as x, y, w, h, and none when read as corners.
     """
     outside = (boxes[:, :2] + boxes[:, 2:] > sizes + 1).any(1)
-    no_corners = (boxes[:, 2:] > sizes + 1).any(1) | (boxes[:, 2:] <= boxes[:, :2]).any(1)
-    return bool(outside.mean() > 0.5 and not no_corners.any())
+    no_corners = (boxes[:, 2:] > sizes + 1).any(1) | (boxes[:, 2:] <= boxes[:, :2]).any(1) | (boxes[:, :2] < -1).any(1)
+    return bool(len(boxes) > 2 and outside.mean() > 0.5 and not no_corners.any())
 
 
 def load_detections(path, annotation_file, images, image_dir, skeleton, min_score=None):

@@ -36,7 +36,7 @@ def load_faces(annotation_file, image_dir, skeleton, boxes="gt", min_score=None)
     images, items = read_annotations(annotation_file)
     centers = numbers(items, "center", 2, annotation_file).astype(np.float32)
     sides = np.float32(200) * numbers(items, "scale", 1, annotation_file).astype(np.float32)
-    points = numbers(items, "keypoints", 3 * len(skeleton), annotation_file).reshape(len(items), -1, 3)
+    points = numbers(items, "keypoints", 3 * len(skeleton), annotation_file).reshape(-1, len(skeleton), 3)
     check_visible(points[..., 2], items, annotation_file)
     counted = (points[..., :2].max(-1) != 0).sum(1).tolist()
     given = [{"id": a["id"], "num_keypoints": a.get("num_keypoints", n)} for a, n in zip(items, counted)]
