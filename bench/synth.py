@@ -28,7 +28,8 @@ def main():
         make_dataset(Path(folder) / "people", train=options.images, val=0, workers=options.workers)
         wall = time.perf_counter() - start
     print(json.dumps({"images": options.images, "workers": options.workers, "cpu_ms_per_image": round(cpu * 1000, 1),
-                      "images_per_s": round(options.images / wall, 1), "load": os.getloadavg()[0], "cores": os.cpu_count(), "machine": platform.processor() or platform.machine()}))
+                      "images_per_s": round(options.images / wall, 1), "load": os.getloadavg()[0],
+                      "cores": os.cpu_count(), "machine": platform.processor() or platform.machine()}))
 
 
 if __name__ == "__main__":
