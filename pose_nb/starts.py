@@ -15,7 +15,7 @@ from .backbones.pvt import from_authors as pvt_from_authors
 from .checkpoint import read_checkpoint
 from .fetch import find_weights
 from .files import InputError
-from .weights import LoadReport, published_names, read_safetensors
+from .weights import LoadReport, load_published, load_weights, published_names, read_safetensors
 
 # %% ../nbs/81b_starts.ipynb #39f0d74c
 def swin_from_authors(state_dict):
@@ -94,9 +94,11 @@ def _translations(model, tensors, table):
 def start(model, row, mirrors=None, leave=()):
     """Start a row's model as its training did: the file `row.starts_from` if it can be found, else the library's weights of the same network.
 
-    Downloads through torchvision or timm if it must. Rows that start at random are left alone. The report's source says what was used.
+    Downloads through torchvision or timm if it must. Rows that start at random are left alone, rows that go on from a whole pose network
+    (`row.continues`) get all of it, apart from a last layer for other keypoints. The report's source says what was used.
     mirrors: as for `fetch.find_weights`. leave: as for `load_start`.
     """
+    if getattr(row, "continues", ""): return _go_on(model, row, find_weights(row.continues, mirrors=mirrors), leave)
     if not row.starts_from: return LoadReport("random start, as published")
     try: return load_start(model, find_weights(row.starts_from, mirrors=mirrors), row, leave)
     except InputError as error:
@@ -109,6 +111,13 @@ def start(model, row, mirrors=None, leave=()):
     report = load_start(model, tensors, row, leave)
     report.source = f"{source}'s {file}" if file == row.starts_from else f"{source}'s {file}, in place of {row.starts_from}"
     return report
+
+
+def _go_on(model, row, path, leave):
+    """All of a published pose network, apart from the last layer where the number of keypoints differs."""
+    there, last = load_published(path), "head.final_layer.weight"
+    other_keypoints = last in there and there[last].shape[1:] == model.state_dict()[last].shape[1:] and len(there[last]) != len(model.state_dict()[last])
+    return load_weights(model, path, row, leave=(*leave, "head.final_layer.") if other_keypoints else leave)
 
 
 def library_name(row):

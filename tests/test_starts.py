@@ -158,3 +158,24 @@ def test_start_of_a_row(tmp_path, monkeypatch):
     assert start(Only(resnet.resnet50()), row).loaded == []
     with pytest.raises(InputError, match="no library"):
         start(Only(pvt.pvt_small()), SimpleNamespace(id="coco/pvt-s", starts_from="pvt_small.pth", backbone=pvt.pvt_small))
+
+
+def test_going_on_from_a_pose_network(tmp_path, monkeypatch):
+    """JHMDB's 15 keypoints go on from MPII's 16: all but the last layer."""
+    from pose_nb.weights import export_mmpose
+    monkeypatch.setenv("POSE_NB_CACHE", str(tmp_path))
+    monkeypatch.delenv("POSE_NB_MIRROR", raising=False)
+
+    def net(keypoints):
+        model = Only(mobilenetv2.mobilenetv2())
+        model.head = nn.ModuleDict({"final_layer": nn.Conv2d(8, keypoints, 1), "deconv": nn.Conv2d(8, 8, 1)})
+        return model
+
+    source = net(16)
+    export_mmpose(source, tmp_path / "mpii.pth", mobilenetv2.mobilenetv2)
+    row = SimpleNamespace(id="jhmdb/x", starts_from="", continues="mpii.pth", backbone=mobilenetv2.mobilenetv2)
+    for keypoints, kept in ((15, ["head.final_layer.weight", "head.final_layer.bias"]), (16, [])):
+        model = net(keypoints)
+        assert start(model, row).kept == kept
+        assert torch.equal(model.head["deconv"].weight, source.head["deconv"].weight)
+    with pytest.raises(InputError, match="was not found"): start(net(15), SimpleNamespace(**{**vars(row), "continues": "other.pth"}))
