@@ -68,7 +68,7 @@ def _read_csv(path):
         rows.append((where, cell["image"].strip(), None if box[0] is None else box, {n: (get(n + "_x"), get(n + "_y"), get(n + "_v")) for n in names}))
     return rows, names, None
 
-
+# %% ../../nbs/26_data.custom.ipynb #50b7f99c
 def _read_simple(path, content):
     """The same of the simple JSON, and its skeleton dictionary or None."""
     given = None

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LARGEST', 'Records', 'from_boxes', 'read_annotations', 'numbers', 'check_visible', 'not_empty', 'load_coco',
-           'looks_like_corners', 'load_detections']
+           'load_detections', 'looks_like_corners']
 
 # %% ../../nbs/20_data.records.ipynb #938fa676
 import json
@@ -186,7 +186,7 @@ def not_empty(records):
     reasons = ", ".join(f"{len(ids)} {why}" for why, ids in records.skipped.items()) or "the list of annotations is empty"
     raise InputError(f"{records.source}: no usable instance of skeleton {records.skeleton.name!r}: {reasons}")
 
-
+# %% ../../nbs/20_data.records.ipynb #7470e638
 def load_coco(annotation_file, image_dir, skeleton, boxes="gt", min_score=None, *, category_id=None, origin=0,
               box_field="bbox", keypoints_field="keypoints", valid_field=None):
     """Records of a COCO-style annotation file, or of the boxes of a detection file in its images.
@@ -230,17 +230,7 @@ def load_coco(annotation_file, image_dir, skeleton, boxes="gt", min_score=None, 
                             extra={"num_keypoints": counts.astype(np.int64), "image_sizes": sizes.astype(np.int64)})
     return not_empty(everything.subset(good))
 
-
-def looks_like_corners(boxes, sizes):
-    """Whether boxes (N, 4) that should be x, y, w, h look like x1, y1, x2, y2 in images of `sizes` (N, 2) as w, h.
-
-    True for three or more of which more than half leave their image when read as x, y, w, h, and none when read as corners.
-    """
-    outside = (boxes[:, :2] + boxes[:, 2:] > sizes + 1).any(1)
-    no_corners = (boxes[:, 2:] > sizes + 1).any(1) | (boxes[:, 2:] <= boxes[:, :2]).any(1) | (boxes[:, :2] < -1).any(1)
-    return bool(len(boxes) > 2 and outside.mean() > 0.5 and not no_corners.any())
-
-
+# %% ../../nbs/20_data.records.ipynb #d0e847b6
 def load_detections(path, annotation_file, images, image_dir, skeleton, min_score=None):
     """Records of the boxes in a detection file: a list of {image_id, category_id, bbox [x, y, w, h], score}.
 
@@ -272,3 +262,13 @@ def load_detections(path, annotation_file, images, image_dir, skeleton, min_scor
                          np.zeros((N, K, 2)), np.zeros((N, K)), np.zeros(N), scores[kept], skipped=skipped, source=str(path),
                          extra={"image_sizes": np.array([[s["width"], s["height"]] for s in sizes], np.int64).reshape(-1, 2)})
     return not_empty(records)
+
+# %% ../../nbs/20_data.records.ipynb #4e79a01b
+def looks_like_corners(boxes, sizes):
+    """Whether boxes (N, 4) that should be x, y, w, h look like x1, y1, x2, y2 in images of `sizes` (N, 2) as w, h.
+
+    True for three or more of which more than half leave their image when read as x, y, w, h, and none when read as corners.
+    """
+    outside = (boxes[:, :2] + boxes[:, 2:] > sizes + 1).any(1)
+    no_corners = (boxes[:, 2:] > sizes + 1).any(1) | (boxes[:, 2:] <= boxes[:, :2]).any(1) | (boxes[:, :2] < -1).any(1)
+    return bool(len(boxes) > 2 and outside.mean() > 0.5 and not no_corners.any())
