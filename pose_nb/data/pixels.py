@@ -17,9 +17,9 @@ from .augment import Augment
 # %% ../../nbs/23_data.pixels.ipynb #15795767
 def shift_hsv(crop, gains):
     """Add whole numbers (hue, saturation, value) to a crop (h, w, 3) uint8 RGB in OpenCV's 8-bit HSV: hue modulo 180, the others clipped."""
-    hsv = cv2.cvtColor(crop, cv2.COLOR_RGB2HSV).astype(np.int16)
-    hue, rest = (hsv[..., :1] + int(gains[0])) % 180, np.clip(hsv[..., 1:] + np.array(gains[1:], np.int16), 0, 255)
-    return cv2.cvtColor(np.concatenate([hue, rest], -1).astype(np.uint8), cv2.COLOR_HSV2RGB)
+    hue, saturation, value = (np.arange(256) + int(g) for g in gains)
+    table = np.stack([hue % 180, saturation.clip(0, 255), value.clip(0, 255)], -1).astype(np.uint8)[None]
+    return cv2.cvtColor(cv2.LUT(cv2.cvtColor(crop, cv2.COLOR_RGB2HSV), table), cv2.COLOR_HSV2RGB)
 
 # %% ../../nbs/23_data.pixels.ipynb #9668555c
 @dataclass(frozen=True)
