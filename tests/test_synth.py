@@ -214,9 +214,10 @@ def test_wrong_parameters_are_named(tmp_path, wrong):
 
 
 def test_other_skeletons(tmp_path):
-    root = synth.make_dataset(tmp_path / "faces", train=2, val=0, skeleton=skeletons.FACE_300W, closeup=True, size=(128, 128), progress=False)
-    for a in load(root, "train").anns.values():
-        if not a["num_keypoints"]: continue
+    root = synth.make_dataset(tmp_path / "faces", train=30, val=0, skeleton=skeletons.FACE_300W, closeup=True, size=(128, 128), progress=False)
+    faces = load(root, "train").anns.values()
+    assert len(faces) == 30 and all(a["num_keypoints"] == 68 for a in faces)
+    for a in faces:
         points = np.array(a["keypoints"]).reshape(68, 3)
         x, y, w, h = a["bbox"]
         known = points[:, 2] > 0

@@ -32,7 +32,7 @@ LIMITS = {"lean": (-25, 30), "roll": (-25, 25), "bend": (-15, 40), "twist": (-35
 
 # lengths and half widths as parts of the body height
 LENGTHS = {"thigh": .245, "shin": .235, "foot": .125, "foot_height": .04, "hip": .052, "lower_spine": .125, "upper_spine": .165,
-           "neck": .052, "head": .152, "shoulder": .105, "upper_arm": .168, "forearm": .145, "hand": .065}
+           "neck": .052, "head": .16, "shoulder": .105, "upper_arm": .168, "forearm": .145, "hand": .065}
 
 # %% ../../nbs/03_synth.body.ipynb #7f1bc867
 # flexion, abduction and turn of the shoulder, flexion of the elbow; and how often
@@ -42,9 +42,9 @@ ARM_KINDS = {"down": ((-15, 25), (3, 18), (-20, 20), (0, 30)), "hip": ((-35, -5)
              "free": ((-40, 150), (0, 120), (-60, 80), (0, 140))}
 
 
-ARM_WEIGHTS = (.3, .1, .12, .13, .12, .13, .1)
+ARM_WEIGHTS = (.36, .12, .12, .12, .12, .12, .04)
 
-BODY_KINDS = {"stand": .34, "walk": .24, "run": .1, "jump": .08, "sit": .1, "squat": .05, "kick": .09}
+BODY_KINDS = {"stand": .4, "walk": .27, "run": .08, "jump": .08, "sit": .08, "squat": .03, "kick": .06}
 
 SIDES = ("left", "right")
 
@@ -53,8 +53,9 @@ def sample_pose(rng, kind=None):
     """A plausible pose: angles in degrees within `LIMITS`, `kind`, `yaw` (0 faces the camera) and `lift` (of a jump, in body heights)."""
     u = lambda a, b: float(rng.uniform(a, b))
     kind = kind or list(BODY_KINDS)[int(rng.choice(len(BODY_KINDS), p=list(BODY_KINDS.values())))]
-    wild = 2.2 if u(0, 1) < .2 else 1.0
-    pose = {"kind": kind, "yaw": u(-60, 60) if u(0, 1) < .55 else u(-180, 180), "lift": 0.0,
+    wild, away = 2.2 if u(0, 1) < .15 else 1.0, u(0, 1)
+    yaw = u(-55, 55) if away < .65 else u(-180, 180) if away < .8 else u(135, 225)          # most people face us, some turn their backs
+    pose = {"kind": kind, "yaw": yaw, "lift": 0.0,
             "lean": u(-8, 11) * wild, "roll": u(-9, 9) * wild, "bend": u(-5, 12) * wild, "twist": u(-15, 15) * wild,
             "head_yaw": u(-35, 35), "head_pitch": u(-12, 18), "head_roll": u(-10, 10)}
     arm, alike = None, u(0, 1) < .35
@@ -97,7 +98,7 @@ def sample_shape(rng):
     """Lengths of one person in metres: `height`, all of `LENGTHS` varied by a few percent, and `girth`, which thickens the limbs."""
     height = float(rng.uniform(1.5, 1.92))
     shape = {name: length * height * float(rng.uniform(.95, 1.05)) for name, length in LENGTHS.items()}
-    shape |= {"height": height, "girth": height * float(rng.uniform(.9, 1.25))}
+    shape |= {"height": height, "girth": height * float(rng.uniform(1.0, 1.35))}
     shape["shoulder"] *= float(rng.uniform(.9, 1.1))
     return shape
 

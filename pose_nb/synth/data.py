@@ -26,7 +26,7 @@ from .body import keypoints_for, select
 from .drawing import render
 
 # %% ../../nbs/03f_synth.data.ipynb #99b54fbf
-VERSION = 1                                                # goes up when the same parameters give other images
+VERSION = 2                                                # goes up when the same parameters give other images
 
 DETECTIONS = "person_detection_results/COCO_val2017_detections_AP_H_56_person.json"
 
@@ -104,7 +104,7 @@ def detections(entries, annotations, seed):
     return rows
 
 # %% ../../nbs/03f_synth.data.ipynb #05f871ca
-def make_dataset(root, train=600, val=120, seed=0, size=(320, 256), people=(1, 4), skeleton=COCO, closeup=False, workers=None, progress=True):
+def make_dataset(root, train=600, val=120, seed=0, size=(320, 256), people=(1, 3), skeleton=COCO, closeup=False, workers=None, progress=True):
     """Write a synthetic data set of `train` and `val` images in the layout of COCO 2017 and return its folder.
 
     The folder appears only when complete. An equal one that exists is kept, another synthetic one is replaced, anything else raises

@@ -91,9 +91,9 @@ def _person(keypoints, mask, labelled, crowd=False):
 def _cast(rng, w, h, people, closeup, oddities):
     """Choose the people and put them on the floor; heights are drawn first, nobody hides others on purpose."""
     u, unit = (lambda a, b: float(rng.uniform(a, b))), h / 256
-    count = 1 if closeup else int(rng.integers(people[0], people[1] + 1))
+    count, oddities = (1, False) if closeup else (int(rng.integers(people[0], people[1] + 1)), oddities)
     if oddities and u(0, 1) < .03: count = 0
-    tall = [(u(600, 1150) if closeup else u(100, 215), "person") for _ in range(count)]
+    tall = [(u(600, 1150) if closeup else u(120, 215), "person") for _ in range(count)]
     if oddities and u(0, 1) < .05: tall += [(u(16, 26), "tiny") for _ in range(int(rng.integers(1, 3)))]
     if oddities and u(0, 1) < .03: tall += [(u(22, 34), "crowd") for _ in range(int(rng.integers(5, 9)))]
     tall.sort(reverse=True)
@@ -102,7 +102,7 @@ def _cast(rng, w, h, people, closeup, oddities):
     figures, taken, group = [], [], u(.15, .85) * w
     for pixels, role in tall:
         pose, shape, outfit, face = sample_pose(rng), sample_shape(rng), sample_outfit(rng), sample_face(rng)
-        spot = max((u(.1, .9) * w for _ in range(8)), key=lambda s: min((abs(s - t) for t in taken), default=-abs(s - w / 2)))
+        spot = max((u(.1, .9) * w for _ in range(12)), key=lambda s: min((abs(s - t) for t in taken), default=-abs(s - w / 2)))
         if role == "person": taken.append(spot)
         if role == "crowd": spot = group + u(-.1, .1) * w
         if closeup:
@@ -139,7 +139,7 @@ def _obstacle(rng, canvas):
     canvas.color[top:top + lip, x:x + width] = color
 
 # %% ../../nbs/03e_synth.drawing.ipynb #cb534588
-def render(seed, size=(320, 256), people=(1, 4), closeup=False, oddities=False):
+def render(seed, size=(320, 256), people=(1, 3), closeup=False, oddities=False):
     """Draw the image of a seed: (h, w, 3) uint8 RGB and a list of `Person`. The same seed gives the same answer.
 
     `seed` is an int or a list of ints, `size` (w, h), `people` the least and most people, `closeup` frames one head;

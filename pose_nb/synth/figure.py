@@ -134,7 +134,7 @@ def body_solids(g):
            g.solid("neck", j["thorax"] + chest[:, 1] * .01 * H, j["upper_neck"] + head[:, 1] * .03 * H, .034 * t, .029 * t, skin)]
     if o["legs"] == "skirt" and g.pose["kind"] in ("stand", "walk"):
         hem = j["pelvis"] * .25 + (j["left_knee"] + j["right_knee"]) * .375
-        out.append(g.solid("skirt", j["pelvis"] + up * .02, hem, .075 * t, .115 * t, pants(), hips[:, 2], .8))
+        out.append(g.solid("skirt", j["pelvis"] + up * .02, hem, .078 * t, .1 * t, pants(), hips[:, 2], .8))
     if g.pose["kind"] == "sit":
         seat = j["pelvis"] - np.array([0, .12 * H, 0])
         out.append(g.solid("stool", seat, seat * (1, 0, 1) + (0, .04 * H, 0), .13 * H, .1 * H, Cloth(o["hat"]), (0, 1, 0), .45))
