@@ -24,9 +24,9 @@ LAYERS = [
     ["data"],
     ["backbones", "heads", "losses"],
     ["model", "flip"],
-    ["metrics", "evaluate", "train"],
-    ["zoo", "weights"],
-    ["predict"],
+    ["metrics", "benchmarks", "evaluation", "training"],
+    ["checkpoint", "fetch", "starts", "weights", "zoo"],
+    ["prediction"],
     ["demo", "cli"],
 ]
 LEAVES = ["viz", "synth", "synth_data"]               # only the last layer, and leaves themselves, may import these
