@@ -30,6 +30,7 @@ def naming_rules(source):
     A row has its backbone function as `backbone`; rules are the `PUBLISHED_NAMES` of the function's module. A tuple of rules is given back.
     """
     if isinstance(source, tuple): return source
+    source = getattr(source, "row", source)              # a model made by `create_model` knows its row
     backbone = getattr(source, "backbone", source)
     if hasattr(source, "published_names"): return tuple(source.published_names)
     if hasattr(backbone, "published_names"): return tuple(backbone.published_names)
