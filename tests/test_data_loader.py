@@ -115,3 +115,14 @@ def test_bad_arguments(records):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="pinned memory needs a GPU")
 def test_pinned(records):
     assert next(iter(make_loader(PoseDataset(records, (48, 64)), 2)))["image"].is_pinned()
+
+
+def test_epoch_changes_samples_and_order(records):
+    dataset = PoseDataset(records, (48, 64), augment=BODY, seed=5)
+    orders, images = [], []
+    for epoch in range(3):
+        dataset.set_epoch(epoch)
+        orders.append(list(EpochSampler(dataset, seed=5))); images.append(dataset[2]["image"])
+    assert orders[0] != orders[1] != orders[2] != orders[0] and all(sorted(o) == list(range(7)) for o in orders)
+    assert not any(torch.equal(images[a], images[b]) for a, b in ((0, 1), (1, 2), (0, 2)))
+    assert not torch.equal(dataset[2]["image"], PoseDataset(records, (48, 64), augment=BODY, seed=6)[2]["image"])

@@ -200,6 +200,37 @@ def test_entries_name_what_is_missing(tmp_path):
     with pytest.raises(InputError, match="AP_H_56.*do not exist.*boxes='gt'"): sets.SETS["coco"].load(tmp_path)
 
 
+def test_small_print_of_the_sets(tmp_path):
+    """Numbers worked by hand: JHMDB counts from 1, MPII moves the centre and counts from 1, faces are squares of 200 * scale."""
+    s = sets.SETS["jhmdb"]
+    write(tmp_path, CONTENT | {"annotations": [PERSON | dict(bbox=[61, 21, 30, 40], keypoints=[71, 31, 2] * 15)]})
+    records = s.read(tmp_path / "a.json", "", s.skeleton)
+    assert records.keypoints[0, 0].tolist() == [70, 30] and records.boxes[0].tolist() == [60, 20, 90, 60]
+    row = dict(image="005808361.jpg", center=[966.0, 340.0], scale=4.5, joints=[[804.0, 711.0]] * 15 + [[-1.0, -1.0]], joints_vis=[1] * 15 + [0])
+    unmarked = row | dict(center=[-1.0, 340.0])
+    records = sets.load_mpii(write(tmp_path, [row, unmarked], "m.json"), "")
+    assert records.centers.tolist() == [[965, 406.5], [-2, 339]] and records.scales[0].tolist() == [900, 900] and records.visible[0].sum() == 15
+    assert records.boxes[0].tolist() == [515, -43.5, 1415, 856.5] and records.keypoints[0, 0].tolist() == [804, 711] and records.image_ids[0] == 5808361
+    assert sets.load_mpii(tmp_path / "m.json", "", subtract_one=True).keypoints[0, 0].tolist() == [803, 710]
+    face = dict(id=5, image_id=1, keypoints=[10.0, 9.0, 1] * 19, center=[10.5, 9.0], scale=0.4, box_size=80.0)
+    records = sets.load_faces(write(tmp_path, CONTENT | {"annotations": [face]}), "", AFLW)
+    assert records.boxes[0].tolist() == [-29.5, -31, 50.5, 49] and records.centers[0].tolist() == [10.5, 9] and records.extra["box_size"].tolist() == [80]
+    s = sets.SETS["coco_wholebody_face"]
+    person = PERSON | dict(face_box=[5, 6, 20, 21], face_kpts=[9, 8, 1.0] * 68, face_valid=True)
+    records = s.read(write(tmp_path, CONTENT | {"annotations": [person, person | dict(id=8, face_valid=False)]}), "", s.skeleton)
+    assert records.boxes.tolist() == [[5, 6, 25, 27]] and records.extra["num_keypoints"].tolist() == [68] and records.skipped == {"without face_valid": [8]}
+
+
+def test_custom_visibility(tmp_path):
+    Image.new("RGB", (100, 80)).save(tmp_path / "a.png")
+    (tmp_path / "t.csv").write_text("image,a_x,a_y,a_v,b_x,b_y,b_v\na.png,10,20,0,30,40,1\na.png,1,2,2,30,40,\n")
+    records = load_custom(tmp_path / "t.csv", tmp_path)
+    assert records.visible.tolist() == [[1, 1]] and records.skipped == {"with a box of no area inside the image": [1]}
+    (tmp_path / "t.csv").write_text("image,x1,y1,x2,y2,a_x,a_y,a_v,b_x,b_y,b_v\na.png,1,2,50,60,10,20,0,30,40,1\n")
+    records = load_custom(tmp_path / "t.csv", tmp_path)
+    assert records.visible.tolist() == [[0, 1]] and records.keypoints[0].tolist() == [[0, 0], [30, 40]]
+
+
 REFERENCE, SAMPLES = os.environ.get("POSE_NB_REFERENCE"), os.environ.get("POSE_NB_SAMPLES")
 needs_samples = pytest.mark.skipif(not (REFERENCE and SAMPLES),
                                    reason="set POSE_NB_REFERENCE and POSE_NB_SAMPLES (folders of recorded figures and of samples) to run")
