@@ -140,7 +140,7 @@ class Recipe:
 def scaled_lr(recipe, batch):
     """The linear scaling rule (Goyal et al., 2017): a batch n times smaller takes steps n times smaller. Returns the rate and a sentence."""
     lr = recipe.lr * batch / recipe.batch
-    how = "as published" if batch == recipe.batch else f"{recipe.lr:g} × {batch}/{recipe.batch}, the linear scaling rule"
+    how = "the recipe's own" if batch == recipe.batch else f"{recipe.lr:g} × {batch}/{recipe.batch}, the linear scaling rule"
     return lr, f"learning rate {lr:.3g} ({how}); {batch} images per update"
 
 # %% ../nbs/70_training.ipynb #cf981cdf
@@ -194,6 +194,25 @@ def _averaged(model, momentum):
     return torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=mix, use_buffers=True)
 
 
+LOG_EVERY = 50                                            # steps between lines in metrics.jsonl
+
+
+def _log(file, accelerator, line):
+    if accelerator.is_main_process:
+        with open(file, "a", encoding="utf-8") as log: log.write(json.dumps(line) + "\n")
+
+
+def _rewind(file, epoch):
+    """Drop what a killed run logged after its last whole epoch."""
+    if not file.exists(): return
+    kept = []
+    for text in file.read_text(encoding="utf-8").splitlines():
+        try: line = json.loads(text)
+        except json.JSONDecodeError: continue             # a line that was cut by the kill
+        if line["epoch"] <= epoch: kept.append(text + "\n")
+    with atomic_path(file) as temporary: temporary.write_text("".join(kept), encoding="utf-8")
+
+# %% ../nbs/70_training.ipynb #1cf9b0c0
 def train(row, data, out, *, model=None, weights=None, epochs=None, batch_size=32, accumulate=1, lr=None, precision="no", eval_every=10,
           workers=2, seed=0, limit=None, device=None, val_limit=None, progress=True):
     """Train a row on the data set in folder `data`; weights, `metrics.jsonl` and the state to continue from go to folder `out`.
@@ -220,6 +239,7 @@ def train(row, data, out, *, model=None, weights=None, epochs=None, batch_size=3
     loader = make_loader(dataset, min(batch_size, len(records)), workers=workers, shuffle=True, seed=seed)
 
     if model is None: model = row.create(weights)
+    model = model.to(memory_format=torch.channels_last)       # the layout that convolutions are quickest in
     per_update = min(batch_size, len(records)) * accumulate * accelerator.num_processes
     if lr is None: lr, sentence = scaled_lr(recipe, per_update)
     else: sentence = f"learning rate {lr:g} (given); {per_update} images per update"
@@ -282,22 +302,3 @@ def train(row, data, out, *, model=None, weights=None, epochs=None, batch_size=3
         say("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in shown.items()))
     if (out / "best.safetensors").exists(): plain.load_state_dict(load_file(out / "best.safetensors"))
     return plain
-
-
-LOG_EVERY = 50                                            # steps between lines in metrics.jsonl
-
-
-def _log(file, accelerator, line):
-    if accelerator.is_main_process:
-        with open(file, "a", encoding="utf-8") as log: log.write(json.dumps(line) + "\n")
-
-
-def _rewind(file, epoch):
-    """Drop what a killed run logged after its last whole epoch."""
-    if not file.exists(): return
-    kept = []
-    for text in file.read_text(encoding="utf-8").splitlines():
-        try: line = json.loads(text)
-        except json.JSONDecodeError: continue             # a line that was cut by the kill
-        if line["epoch"] <= epoch: kept.append(text + "\n")
-    with atomic_path(file) as temporary: temporary.write_text("".join(kept), encoding="utf-8")
