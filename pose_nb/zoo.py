@@ -315,6 +315,12 @@ def create_model(row, weights=None):
     return model
 
 # %% ../nbs/80_zoo.ipynb #4b12a450
+def _short(value):
+    """A function by its name, anything else as it is."""
+    if isinstance(value, partial): return f"{value.func.__name__}({', '.join(f'{k}={v}' for k, v in value.keywords.items())})"
+    return value.__name__ if hasattr(value, "__name__") else value
+
+
 def card(row):
     """A row in plain English."""
     row, (w, h), (hw, hh) = get_row(row), get_row(row).codec.input_size, get_row(row).codec.heatmap_size
@@ -350,12 +356,6 @@ def diff(a, b):
 
     walk(get_row(a), get_row(b), "")
     return found
-
-
-def _short(value):
-    """A function by its name, anything else as it is."""
-    if isinstance(value, partial): return f"{value.func.__name__}({', '.join(f'{k}={v}' for k, v in value.keywords.items())})"
-    return value.__name__ if hasattr(value, "__name__") else value
 
 
 def table(name):
