@@ -283,6 +283,46 @@ def test_boxes_file_and_box_agree(run, people):
     assert boxes[0] == boxes[1] == [[10, 20, 90, 150], [100, 20, 190, 150]]
 
 
+def test_train_stop_continue_evaluate(run, people):
+    """The README's three steps, on a listed row: train, the same command again with more epochs, evaluate the result."""
+    words = ("train", "coco/shufflenet-v2", "--data", people, "--out", "new/run", "--batch-size", 2, "--limit", 2, "--val-limit", 1, "--workers", 0,
+             "--eval-every", 9, "--device", "cpu", "--epochs")
+    status, out, err = run(*words, 1)
+    assert status == 0, err
+    assert "start: random weights; the published training starts from" in out and "(--start published)" in out and "linear scaling rule" in out
+    status, out, err = run(*words, 2)
+    assert status == 0 and "continuing after epoch 1" in out and "start:" not in out, err
+    assert [json.loads(line)["epoch"] for line in Path("new/run/metrics.jsonl").read_text().splitlines()] == [1, 2]
+    status, out, err = run("evaluate", "coco/shufflenet-v2", "--data", people, "--weights", "new/run/best.safetensors", "--boxes", "det", "--device", "cpu",
+                           "--no-flip")
+    assert status == 0 and '"AP":' in out and "with detector boxes: AP 0.602, AR 0.668" in out and "random" not in out, err
+    assert "belongs to another network" in refused_line(run(*("train", "coco/mobilenet-v2", *words[2:]), 3))
+
+
+def refused_line(answer):
+    status, _, err = answer
+    assert status == 2 and "Traceback" not in err and err.startswith("pose-nb: "), err
+    return err
+
+
+def test_start_of_the_backbone(run, people):
+    from safetensors.torch import load_file, save_file
+    from pose_nb.zoo import create_model
+    given = {k: v.clone() for k, v in create_model("coco/shufflenet-v2").state_dict().items() if k.startswith("backbone.")}
+    save_file(given, "classifier.safetensors")
+    words = ("train", "coco/shufflenet-v2", "--data", people, "--batch-size", 2, "--limit", 2, "--val-limit", 1, "--workers", 0, "--epochs", 1,
+             "--device", "cpu", "--lr", 1e-9, "--out")
+    status, out, err = run(*words, "started", "--start", "classifier.safetensors")
+    assert status == 0 and "start: classifier.safetensors:" in out, err
+    run(*words, "random")
+    far = [max((load_file(f"{name}/best.safetensors")[k] - v).abs().max().item() for k, v in given.items() if v.ndim == 4)
+           for name in ("started", "random")]
+    assert far[0] < 1e-6 < 1e-3 < far[1]
+    Path("page.pth").write_text("<html></html>")
+    assert "page.pth" in refused_line(run(*words, "third", "--start", "page.pth"))
+    assert not Path("third").exists()
+
+
 def test_oracle_writes_its_figures(run, people):
     status, out, err = run(*ORACLE, people, "--limit", 2, "--out", "figures")
     assert status == 0, err
