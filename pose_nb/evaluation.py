@@ -25,7 +25,7 @@ def pick_device(device=None):
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try: return torch.empty(0, device=device).device
-    except Exception as error: raise InputError(f"device {device!r} is not available here ({str(error).split('.')[0]}); try cpu") from None
+    except Exception: raise InputError(f"device {device!r} is not available here; try cpu, cuda or mps") from None
 
 
 @torch.inference_mode()

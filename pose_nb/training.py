@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -26,7 +27,7 @@ from .data.augment import BODY, Augment
 from .data.crop import normalise
 from .data.loader import PoseDataset, make_loader
 from .codecs.megvii import encode_levels, level_kernels
-from .evaluation import evaluate
+from .evaluation import evaluate, pick_device
 from .files import InputError, atomic_path
 from .losses import StagedLoss, pose_accuracy, units_loss
 
@@ -227,7 +228,10 @@ def train(row, data, out, *, model=None, weights=None, epochs=None, batch_size=3
     epochs = recipe.epochs if epochs is None else epochs
     for name, value in (("epochs", epochs), ("batch size", batch_size), ("accumulate", accumulate), ("eval-every", eval_every)):
         if value < 1: raise InputError(f"{name} {value}: must be at least 1")
-    accelerator = Accelerator(mixed_precision=precision, gradient_accumulation_steps=accumulate, cpu=device == "cpu")
+    device = pick_device(device)
+    if device.type == "cuda" and device.index is not None: torch.cuda.set_device(device)
+    if not torch.distributed.is_initialized(): AcceleratorState._reset_state(True)      # else a second call could not choose another precision
+    accelerator = Accelerator(mixed_precision=precision, gradient_accumulation_steps=accumulate, cpu=device.type == "cpu")
     say = accelerator.print if progress else (lambda *words: None)
     set_seed(seed)
 

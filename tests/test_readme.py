@@ -16,8 +16,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PACKAGE = ROOT / "pose_nb"
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.M | re.S)
-IMPORT_NAMES = {"opencv-python-headless": "cv2"}                     # where a requirement's name is not the module's
-CARRIED_BY = {"PIL": "torchvision"}                                  # modules that a requirement always brings along
+IMPORT_NAMES = {"pillow": "PIL", "opencv-python-headless": "cv2"}                     # where a requirement's name is not the module's
 
 
 def settings(key=None):
@@ -142,7 +141,7 @@ def imported():
 
 def test_every_import_is_a_requirement():
     declared = {IMPORT_NAMES.get(bare(r), bare(r).replace("-", "_")) for r in settings("requirements")}
-    known = declared | {name for name, owner in CARRIED_BY.items() if owner in declared}
+    known = declared
     found = imported()
     assert {"torch", "cv2", "typer"} <= found.keys()
     assert not {name: file for name, file in found.items() if name not in known}
