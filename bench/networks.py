@@ -106,7 +106,7 @@ def main():
     if not rows: sys.exit(f"no row matches {options.rows!r}; the tables are {', '.join(dict.fromkeys(i.split('/')[0] for i in pose_nb.list_models()))}")
     if device.type not in MODES and not options.quick: sys.exit(f"device {device.type}: times are for {' and '.join(MODES)}")
 
-    loads, figures = [os.getloadavg()[0]], {}
+    began, loads, figures = commit(), [os.getloadavg()[0]], {}
     for group in shared_networks(rows):
         found = measure(group[0], device, options.quick)
         figures |= {row.id: found for row in group}
@@ -114,7 +114,7 @@ def main():
         times = "".join(f"{found[k]:10.2f} ms per image" for k in ("cpu_ms", "gpu_ms") if k in found)
         print(f"{group[0].id:36s}{found['parameters'] / 1e6:9.2f} M parameters{found['macs'] / 1e9:9.2f} G multiply-adds{times}"
               + (f"   (and {len(group) - 1} more)" if len(group) > 1 else ""), flush=True)
-    record = {"command": shlex.join(["python", "bench/networks.py", *sys.argv[1:]]), "commit": commit(), "date": str(date.today()),
+    record = {"command": shlex.join(["python", "bench/networks.py", *sys.argv[1:]]), "commit": began, "date": str(date.today()),
               "hardware": hardware(device), "torch": torch.__version__, "threads": torch.get_num_threads(),
               "mode": "counted only" if options.quick else MODES[device.type], "load": [round(min(loads), 1), round(max(loads), 1)]}
     if options.note: record["note"] = options.note

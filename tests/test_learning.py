@@ -82,7 +82,7 @@ def test_a_step_reaches_every_parameter(arch):
 
 
 # the costly ones take a smaller picture or fewer steps
-OVERFIT_SIZES, OVERFIT_STEPS = {"cpm": 48}, {"hourglass": 12, "scnet": 20}
+OVERFIT_SIZES, OVERFIT_STEPS = {"cpm": 48}, {"hourglass": 12}
 
 
 def learn_by_heart(model, row, steps, lr=1e-3):
