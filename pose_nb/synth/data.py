@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from ..files import InputError, read_json, write_json
 from ..skeletons import COCO
-from .body import BODY_KINDS, keypoints_for, select
+from .body import keypoints_for, select
 from .drawing import render
 
 # %% ../../nbs/03f_synth.data.ipynb #99b54fbf
@@ -71,7 +71,7 @@ def _write_one(index, folder, split, options, skeleton):
     """Draw, write and annotate image number `index` of a split; runs in any process, in any order."""
     cv2.setNumThreads(1)
     seed = [options["seed"], ("train", "val").index(split), index]
-    image, people = render(seed, options["size"], options["people"], options["closeup"], oddities=True, kinds=options["kinds"])
+    image, people = render(seed, options["size"], options["people"], options["closeup"], oddities=True, facing=options["facing"])
     image_id = FIRST_ID[split] + index
     name = f"{image_id:012d}.jpg"
     path = Path(folder, f"{split}2017", name)
@@ -104,22 +104,21 @@ def detections(entries, annotations, seed):
     return rows
 
 # %% ../../nbs/03f_synth.data.ipynb #05f871ca
-def make_dataset(root, train=600, val=120, seed=0, size=(320, 256), people=(1, 3), skeleton=COCO, closeup=False, kinds=None,
+def make_dataset(root, train=600, val=120, seed=0, size=(320, 256), people=(1, 3), skeleton=COCO, closeup=False, facing=False,
                  workers=None, progress=True):
     """Write a synthetic data set of `train` and `val` images in the layout of COCO 2017 and return its folder.
 
     The folder appears only when complete. An equal one that exists is kept, another synthetic one is replaced, anything else raises
-    InputError. `size` is (w, h), `people` the range per image, `closeup` frames heads (for face skeletons), `kinds` limits the poses to some
-    of `body.BODY_KINDS`. `workers` is the number of processes: None chooses, 0 draws in this one; it does not change the result.
+    InputError. `size` is (w, h), `people` the range per image, `closeup` frames heads (for face skeletons), `facing` lets nobody turn away
+    from the camera. `workers` is the number of processes: None chooses, 0 draws in this one; it does not change the result.
     """
     root = Path(root)
     for name, count in (("train", train), ("val", val)): _check(name, count, isinstance(count, int) and 0 <= count < 400000, "0 to 399999 images")
     _check("seed", seed, isinstance(seed, int) and seed >= 0, "a whole number from 0")
     _check("size", size, len(size) == 2 and all(isinstance(s, int) and 64 <= s <= 4096 for s in size), "(width, height), each 64 to 4096")
     _check("people", people, len(people) == 2 and 0 <= people[0] <= people[1] <= 20, "the least and the most per image, at most 20")
-    _check("kinds", kinds, kinds is None or (len(kinds) and set(kinds) <= set(BODY_KINDS)), f"some of {', '.join(BODY_KINDS)}, or None")
     options = {"train": train, "val": val, "seed": seed, "size": list(size), "people": list(people), "skeleton": skeleton.name,
-               "keypoints": list(skeleton.keypoints), "closeup": bool(closeup), "kinds": None if kinds is None else list(kinds),
+               "keypoints": list(skeleton.keypoints), "closeup": bool(closeup), "facing": bool(facing),
                "version": VERSION}
     keypoints_for(skeleton)                                # an unknown keypoint is better found now
     if root.exists() and _existing(root) == options: return root

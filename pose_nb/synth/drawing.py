@@ -88,7 +88,7 @@ def _person(keypoints, mask, labelled, crowd=False):
     return Person(keypoints, (float(xs[0]), float(ys[0]), float(xs[-1] + 1), float(ys[-1] + 1)), float(mask.sum()), mask, crowd, labelled)
 
 # %% ../../nbs/03e_synth.drawing.ipynb #4d319152
-def _cast(rng, w, h, people, closeup, oddities, kinds):
+def _cast(rng, w, h, people, closeup, oddities, facing):
     """Choose the people and put them on the floor; heights are drawn first, nobody hides others on purpose."""
     u, unit = (lambda a, b: float(rng.uniform(a, b))), h / 256
     count, oddities = (1, False) if closeup else (int(rng.integers(people[0], people[1] + 1)), oddities)
@@ -101,8 +101,8 @@ def _cast(rng, w, h, people, closeup, oddities, kinds):
     view.horizon = h * .5 + (.5 - view.eye / 1.72) * max([120] + [pixels for pixels, _ in tall]) * unit + u(-.08, .1) * h
     figures, taken, group = [], [], u(.15, .85) * w
     for pixels, role in tall:
-        kind = None if kinds is None else kinds[int(rng.integers(len(kinds)))]
-        pose, shape, outfit, face = sample_pose(rng, kind), sample_shape(rng), sample_outfit(rng), sample_face(rng)
+        pose, shape, outfit, face = sample_pose(rng), sample_shape(rng), sample_outfit(rng), sample_face(rng)
+        if facing: pose["yaw"] = u(-40, 40)
         spot = max((u(.1, .9) * w for _ in range(12)), key=lambda s: min((abs(s - t) for t in taken), default=-abs(s - w / 2)))
         if role == "person": taken.append(spot)
         if role == "crowd": spot = group + u(-.1, .1) * w
@@ -140,16 +140,16 @@ def _obstacle(rng, canvas):
     canvas.color[top:top + lip, x:x + width] = color
 
 # %% ../../nbs/03e_synth.drawing.ipynb #cb534588
-def render(seed, size=(320, 256), people=(1, 3), closeup=False, oddities=False, kinds=None):
+def render(seed, size=(320, 256), people=(1, 3), closeup=False, oddities=False, facing=False):
     """Draw the image of a seed: (h, w, 3) uint8 RGB and a list of `Person`. The same seed gives the same answer.
 
     `seed` is an int or a list of ints, `size` (w, h), `people` the least and most people, `closeup` frames one head;
-    `oddities` adds, now and then, nobody at all, unlabelled tiny people, a crowd, or a box in front; `kinds` limits the poses to some of
-    `BODY_KINDS`, such as ("stand", "walk").
+    `oddities` adds, now and then, nobody at all, unlabelled tiny people, a crowd, or a box in front; with `facing` nobody turns
+    away from the camera by more than 40 degrees.
     """
     rng = np.random.default_rng(seed)
     w, h = size
-    figures = _cast(rng, w, h, people, closeup, oddities, kinds)
+    figures = _cast(rng, w, h, people, closeup, oddities, facing)
     view = figures[0].view if figures else View(1, 1, h * .45, w / 2)
     image = _shadows(sample_background(rng, w, h, view.horizon), figures)
     canvas = Canvas.on(cv2.resize(image, (w * FINE, h * FINE), interpolation=cv2.INTER_LINEAR))
