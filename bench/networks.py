@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 import pose_nb
-from pose_nb.backbones.cost import macs, parameters
+from pose_nb.networks.cost import macs, parameters
 from pose_nb.evaluation import pick_device
 from pose_nb.files import InputError, write_json
 

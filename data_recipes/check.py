@@ -1,6 +1,6 @@
 """Check a data set on disk: python data_recipes/check.py SET ROOT [--decode]
 
-SET is a name of pose_nb.data.sets.SETS, ROOT the set's folder or the folder above it. With --decode every image is read (slow), not only looked for.
+SET is a name of pose_nb.tables.sets.SETS, ROOT the set's folder or the folder above it. With --decode every image is read (slow), not only looked for.
 Exits with 1 if nothing is there, an image is missing, or a number differs from that of the complete set.
 """
 import argparse
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from pose_nb.data.crop import check_images
-from pose_nb.data.sets import SETS
+from pose_nb.tables.sets import SETS
 from pose_nb.files import InputError
 
 

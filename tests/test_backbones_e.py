@@ -18,8 +18,8 @@ import torch
 import torchvision
 from torch import nn
 
-from pose_nb.backbones.cost import macs, parameters
-from pose_nb.heads import HeatmapHead
+from pose_nb.networks.cost import macs, parameters
+from pose_nb.networks.heads import HeatmapHead
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "backbones_e.json").read_text(encoding="utf-8"))["networks"]
 MODULES = ("resnet", "resnetv1d", "seresnet", "resnext", "scnet", "resnest", "mobilenetv2", "shufflenetv1", "shufflenetv2")

@@ -17,10 +17,10 @@ import torchvision
 from torch import nn
 
 from pose_nb.backbones import alexnet, cpm, hourglass, hrnet, litehrnet, mspn, rsn
-from pose_nb.backbones.cost import macs, parameters
+from pose_nb.networks.cost import macs, parameters
 from pose_nb.files import InputError
-from pose_nb.heads import ConcatHead, HeatmapHead, PassHead, StackHead, UnitsHead
-from pose_nb.model import PoseModel
+from pose_nb.networks.heads import ConcatHead, HeatmapHead, PassHead, StackHead, UnitsHead
+from pose_nb.networks.model import PoseModel
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "backbones_f.json").read_text(encoding="utf-8"))["networks"]
 REFERENCE = os.environ.get("POSE_NB_REFERENCE")

@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from pose_nb.backbones import cspnext, hrformer, pvt, swin, vitpose
-from pose_nb.backbones.cost import macs, parameters
+from pose_nb.networks.cost import macs, parameters
 from pose_nb.files import InputError
-from pose_nb.heads import HeatmapHead
+from pose_nb.networks.heads import HeatmapHead
 
 sys.path.insert(0, str(Path(__file__).parent / "golden"))
 from fill import fill

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pose_nb import benchmarks as B
-from pose_nb.benchmarks import Benchmark, Predictions
+from pose_nb.tables import benchmarks as B
+from pose_nb.tables.benchmarks import Benchmark, Predictions
 from pose_nb.files import InputError, write_json
 
 ALL = {name: value for name, value in vars(B).items() if isinstance(value, Benchmark)}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from pose_nb.checkpoint import Inert, read_checkpoint, run_pickle
+from pose_nb.weights.pickles import Inert, read_checkpoint, run_pickle
 from pose_nb.files import InputError
 
 HARMLESS = []                                          # attack payloads append to this when they run

@@ -307,7 +307,7 @@ def refused_line(answer):
 
 def test_start_of_the_backbone(run, people):
     from safetensors.torch import load_file, save_file
-    from pose_nb.zoo import create_model
+    from pose_nb.tables.zoo import create_model
     given = {k: v.clone() for k, v in create_model("coco/shufflenet-v2").state_dict().items() if k.startswith("backbone.")}
     save_file(given, "classifier.safetensors")
     words = ("train", "coco/shufflenet-v2", "--data", people, "--batch-size", 2, "--limit", 2, "--val-limit", 1, "--workers", 0, "--epochs", 1,
@@ -347,18 +347,18 @@ def test_as_a_module_and_with_a_closed_pipe():
 
 def test_interrupted(monkeypatch, run):
     def interrupted(pattern): raise KeyboardInterrupt
-    monkeypatch.setattr("pose_nb.zoo.list_models", interrupted)
+    monkeypatch.setattr("pose_nb.tables.zoo.list_models", interrupted)
     status, _, err = run("list")
     assert status == 130 and "Traceback" not in err
 
 
 def test_an_error_of_the_file_system_is_one_line(monkeypatch, refused):
     def full(pattern): raise OSError(28, "No space left on device", "run/state.safetensors")
-    monkeypatch.setattr("pose_nb.zoo.list_models", full)
+    monkeypatch.setattr("pose_nb.tables.zoo.list_models", full)
     assert refused("list") == "pose-nb: run/state.safetensors: No space left on device"
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):
     def broken(pattern): raise ZeroDivisionError
-    monkeypatch.setattr("pose_nb.zoo.list_models", broken)
+    monkeypatch.setattr("pose_nb.tables.zoo.list_models", broken)
     with pytest.raises(ZeroDivisionError): main(["list"])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pose_nb.data.sets import SETS
+from pose_nb.tables.sets import SETS
 from pose_nb.files import InputError, write_json
 
 RECIPES = Path(__file__).parent.parent / "data_recipes"

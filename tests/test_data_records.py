@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pose_nb.data import sets
+from pose_nb.tables import sets
 from pose_nb.data.custom import load_custom, split, to_coco
 from pose_nb.data.records import Records, load_coco
 from pose_nb.files import InputError

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pose_nb.fetch import cache_folder, check_hash, download, find_weights, hash_prefix, import_folder, sha256
+from pose_nb.weights.finding import cache_folder, check_hash, download, find_weights, hash_prefix, import_folder, sha256
 from pose_nb.files import InputError
 
 CONTENT = random.Random(0).randbytes(300_000)

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import pose_nb
-from pose_nb import weights as pw
-from pose_nb.backbones.cost import macs, parameters
+from pose_nb.weights import loading as pw
+from pose_nb.networks.cost import macs, parameters
 
 sys.path.insert(0, str(Path(__file__).parent / "golden"))
 from fill import fill

@@ -78,7 +78,7 @@ def test_the_comparison_can_fail():
 
 
 def test_rows_exist():
-    from pose_nb.zoo import list_models
+    from pose_nb.tables.zoo import list_models
     named = {word.strip("'\"") for words in LINES for word in words if re.fullmatch(r"['\"]?[a-z0-9_-]+/[a-z0-9-]+['\"]?", word)} & \
             {word for words in LINES if words[0] in ("info", "train", "evaluate", "predict") for word in words[1:2]}
     named |= set(re.findall(r'(?:create_model|get_row)\("([^"]+)"', README))

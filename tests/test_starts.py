@@ -7,11 +7,11 @@ import torch
 import torchvision
 from torch import nn
 
-import pose_nb.starts
+import pose_nb.weights.starts
 from pose_nb.backbones import cspnext, hrnet, mobilenetv2, mspn, pvt, resnest, resnet, resnetv1d, resnext, seresnet, shufflenetv2, swin, vitpose
 from pose_nb.files import InputError
-from pose_nb.starts import library_name, load_start, start
-from pose_nb.weights import published_names
+from pose_nb.weights.starts import library_name, load_start, start
+from pose_nb.weights.loading import published_names
 
 
 class Only(nn.Module):
@@ -147,7 +147,7 @@ def test_start_of_a_row(tmp_path, monkeypatch):
     monkeypatch.delenv("POSE_NB_MIRROR", raising=False)
     values = torchvision.models.resnet50().state_dict()
     row = SimpleNamespace(id="coco/resnet-50", starts_from="my_resnet50.pth", backbone=resnet.resnet50)
-    monkeypatch.setattr(pose_nb.starts, "_from_library", lambda source, name: (values, "resnet50-0676ba61.pth"))
+    monkeypatch.setattr(pose_nb.weights.starts, "_from_library", lambda source, name: (values, "resnet50-0676ba61.pth"))
     assert "in place of my_resnet50.pth" in start(Only(resnet.resnet50()), row).source
     row.starts_from = "resnet50-0676ba61.pth"
     assert start(Only(resnet.resnet50()), row).source == "torchvision's resnet50-0676ba61.pth"
@@ -162,7 +162,7 @@ def test_start_of_a_row(tmp_path, monkeypatch):
 
 def test_going_on_from_a_pose_network(tmp_path, monkeypatch):
     """JHMDB's 15 keypoints go on from MPII's 16: all but the last layer."""
-    from pose_nb.weights import export_mmpose
+    from pose_nb.weights.loading import export_mmpose
     monkeypatch.setenv("POSE_NB_CACHE", str(tmp_path))
     monkeypatch.delenv("POSE_NB_MIRROR", raising=False)
 

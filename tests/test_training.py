@@ -14,15 +14,15 @@ from safetensors.torch import load_file
 from torch import nn
 
 from pose_nb.backbones.shufflenetv2 import shufflenetv2
-from pose_nb.benchmarks import COCO
+from pose_nb.tables.benchmarks import COCO
 from pose_nb.codecs.msra import MSRA
 from pose_nb.data.augment import BODY
 from pose_nb.files import InputError
-from pose_nb.heads import HeatmapHead
-from pose_nb.model import PoseModel
+from pose_nb.networks.heads import HeatmapHead
+from pose_nb.networks.model import PoseModel
 from pose_nb.synth import make_dataset
 from pose_nb.training import Recipe, Steps, scaled_lr, train
-from pose_nb.weights import load_weights
+from pose_nb.weights.loading import load_weights
 
 ARGUMENTS = dict(batch_size=4, limit=8, eval_every=9, val_limit=1, workers=0, device="cpu", progress=False)
 

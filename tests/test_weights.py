@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from pose_nb.fetch import sha256
+from pose_nb.weights.finding import sha256
 from pose_nb.files import InputError
-from pose_nb.weights import (LoadReport, convert, convert_file, export_mmpose, load, load_published, load_weights, modern_names, naming_rules,
+from pose_nb.weights.loading import (LoadReport, convert, convert_file, export_mmpose, load, load_published, load_weights, modern_names, naming_rules,
                              published_names, read_safetensors, save)
 
 RULES = ((r"^stem\.", "conv1."), (r"\.norm\.", ".bn."))
@@ -172,7 +172,7 @@ def test_own_files(tmp_path):
 def test_saving_is_atomic(tmp_path, monkeypatch):
     save(Toy(), tmp_path / "a.safetensors")
     before = (tmp_path / "a.safetensors").read_bytes()
-    monkeypatch.setattr("pose_nb.weights.save_file", lambda *a: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr("pose_nb.weights.loading.save_file", lambda *a: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError): save(Toy(), tmp_path / "a.safetensors")
     assert (tmp_path / "a.safetensors").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 
@@ -252,7 +252,7 @@ def reference():
 def rows_by_network():
     """One row of the zoo for each distinct network of the reference folder."""
     import csv
-    from pose_nb.zoo import ROWS
+    from pose_nb.tables.zoo import ROWS
     folder, _ = reference()
     known = {row.id: row for row in ROWS}
     with open(folder / "rows.csv", encoding="utf-8") as file: lines = list(csv.DictReader(file))
