@@ -1,4 +1,5 @@
 """Installs pose_nb; every fact about the project stands in settings.ini."""
+
 from configparser import ConfigParser
 from pathlib import Path
 

@@ -1,4 +1,5 @@
 """How fast synthetic images are drawn and written: python bench/synth.py [--images 200] [--workers 2]."""
+
 import argparse
 import json
 import os
@@ -21,15 +22,26 @@ def main():
     render(0)
     start = time.process_time()
     count = min(options.images, 60)
-    for index in range(count): cv2.imencode(".jpg", render([0, index])[0][..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
+    for index in range(count):
+        cv2.imencode(".jpg", render([0, index])[0][..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
     cpu = (time.process_time() - start) / count
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         make_dataset(Path(folder) / "people", train=options.images, val=0, workers=options.workers)
         wall = time.perf_counter() - start
-    print(json.dumps({"images": options.images, "workers": options.workers, "cpu_ms_per_image": round(cpu * 1000, 1),
-                      "images_per_s": round(options.images / wall, 1), "load": os.getloadavg()[0],
-                      "cores": os.cpu_count(), "machine": platform.processor() or platform.machine()}))
+    print(
+        json.dumps(
+            {
+                "images": options.images,
+                "workers": options.workers,
+                "cpu_ms_per_image": round(cpu * 1000, 1),
+                "images_per_s": round(options.images / wall, 1),
+                "load": os.getloadavg()[0],
+                "cores": os.cpu_count(),
+                "machine": platform.processor() or platform.machine(),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

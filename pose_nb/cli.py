@@ -19,18 +19,39 @@ import typer
 from .files import InputError, atomic_path, write_json
 
 # %% ../nbs/parts/860_cli.ipynb #fec4c6ea
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
-                  help="Top-down heatmap pose estimation: list, train, evaluate and use the models of the published tables.")
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Top-down heatmap pose estimation: list, train, evaluate and use the models of the published tables.",
+)
 data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make data sets.")
-weights_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Convert and import published weight files.")
+weights_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Convert and import published weight files."
+)
 app.add_typer(data_app, name="data")
 app.add_typer(weights_app, name="weights")
 
-RowId = Annotated[str, typer.Argument(metavar="ROW", help="id of a row, such as coco/resnet-50; `pose-nb list` shows all")]
-DataRoot = Annotated[Path, typer.Option("--data", help="folder of the data set, in its authors' layout")]
-Weights = Annotated[str | None, typer.Option(help="a .pth or .safetensors file, or the word: published")]
+# %% ../nbs/parts/860_cli.ipynb #3a018cca
+RowId = Annotated[
+    str,
+    typer.Argument(
+        metavar="ROW", help="id of a row, such as coco/resnet-50; `pose-nb list` shows all"
+    ),
+]
+DataRoot = Annotated[
+    Path, typer.Option("--data", help="folder of the data set, in its authors' layout")
+]
+Weights = Annotated[
+    str | None, typer.Option(help="a .pth or .safetensors file, or the word: published")
+]
 Batch = Annotated[int, typer.Option(min=1, help="images per step")]
-Workers = Annotated[int, typer.Option(min=0, help="processes that read images; 0: none besides this one")]
+Workers = Annotated[
+    int, typer.Option(min=0, help="processes that read images; 0: none besides this one")
+]
+
+# %% ../nbs/parts/860_cli.ipynb #10c5306c
 Limit = Annotated[int | None, typer.Option(min=1, help="use the first so many only")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; default: the best there is")]
 Seed = Annotated[int, typer.Option(min=0, help="for everything that is random")]
@@ -39,151 +60,312 @@ Seed = Annotated[int, typer.Option(min=0, help="for everything that is random")]
 def _folder(path):
     """Refuse a path that cannot be a folder to write to, before hours of work rather than after."""
     for part in (path, *path.parents):
-        if part.is_dir(): break
-        if part.exists(): raise InputError(f"--out {path}: {part} is a file; give a folder, which is made if need be")
-    if not os.access(part, os.W_OK): raise InputError(f"--out {path}: no permission to write to {part}")
+        if part.is_dir():
+            break
+        if part.exists():
+            raise InputError(
+                f"--out {path}: {part} is a file; give a folder, which is made if need be"
+            )
+    if not os.access(part, os.W_OK):
+        raise InputError(f"--out {path}: no permission to write to {part}")
 
 # %% ../nbs/parts/860_cli.ipynb #21bcaf59
 @app.command("list")
-def list_rows(pattern: Annotated[str, typer.Argument(metavar="PATTERN", help="shell pattern, such as 'coco/*hrnet*'")] = "*"):
+def list_rows(
+    pattern: Annotated[
+        str, typer.Argument(metavar="PATTERN", help="shell pattern, such as 'coco/*hrnet*'")
+    ] = "*",
+):
     """List rows, one per line: id, input size, published figures."""
     from pose_nb.tables import zoo
+
     names = zoo.list_models(pattern)
-    if not names: raise InputError(f"no row matches {pattern!r}; try 'coco/*' or '*hrnet*' (with quotes)")
-    for name in names: print(zoo.get_row(name).line())
+    if not names:
+        raise InputError(f"no row matches {pattern!r}; try 'coco/*' or '*hrnet*' (with quotes)")
+    for name in names:
+        print(zoo.get_row(name).line())
 
 
 @app.command()
 def info(row: RowId):
     """Everything about one row, in plain English."""
     from pose_nb.tables import zoo
+
     print(zoo.card(row))
 
-
+# %% ../nbs/parts/860_cli.ipynb #6e57964a
 @app.command()
-def table(name: Annotated[str, typer.Argument(metavar="TABLE", help="the part of the ids before the slash, such as coco, mpii or wflw")]):
+def table(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="TABLE", help="the part of the ids before the slash, such as coco, mpii or wflw"
+        ),
+    ],
+):
     """One results table, with the published figures."""
     from pose_nb.tables import zoo
+
     print(zoo.table(name))
 
 # %% ../nbs/parts/860_cli.ipynb #76757c13
 @app.command()
-def demo(out: Annotated[Path, typer.Option(help="folder for the results")] = Path("demo"),
-         quick: Annotated[bool, typer.Option("--quick", help="a few steps only, to see that everything runs")] = False,
-         seed: Seed = 0, device: Device = None):
+def demo(
+    out: Annotated[Path, typer.Option(help="folder for the results")] = Path("demo"),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="a few steps only, to see that everything runs")
+    ] = False,
+    seed: Seed = 0,
+    device: Device = None,
+):
     """Draw synthetic people, train a small network on them, test it, and show what it learnt."""
     _folder(out)
     from pose_nb.demo import run_demo
+
     run_demo(out, quick=quick, seed=seed, device=device)
 
-
+# %% ../nbs/parts/860_cli.ipynb #8f6dbdf3
 @app.command()
-def train(row: RowId, data: DataRoot, out: Annotated[Path, typer.Option(help="folder for weights, log and state")],
-          weights: Weights = None,
-          start: Annotated[str | None, typer.Option(help="for the backbone: a classifier's file, or the word: published")] = None,
-          epochs: Annotated[int | None, typer.Option(min=1, help="instead of the published number")] = None,
-          batch_size: Annotated[int, typer.Option(min=1, help="images per step and process")] = 32,
-          accumulate: Annotated[int, typer.Option(min=1, help="steps whose gradients are added before each update")] = 1,
-          lr: Annotated[float | None, typer.Option(help="instead of the published rate, scaled to the batch")] = None,
-          precision: Annotated[str, typer.Option(help="no, bf16 or fp16")] = "no",
-          eval_every: Annotated[int, typer.Option(min=1, help="epochs between validations")] = 10,
-          workers: Workers = 2, seed: Seed = 0, limit: Limit = None,
-          val_limit: Annotated[int | None, typer.Option(min=1, help="validate on the first so many images only")] = None,
-          device: Device = None):
+def train(
+    row: RowId,
+    data: DataRoot,
+    out: Annotated[Path, typer.Option(help="folder for weights, log and state")],
+    weights: Weights = None,
+    start: Annotated[
+        str | None,
+        typer.Option(help="for the backbone: a classifier's file, or the word: published"),
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="instead of the published number")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="images per step and process")] = 32,
+    accumulate: Annotated[
+        int, typer.Option(min=1, help="steps whose gradients are added before each update")
+    ] = 1,
+    lr: Annotated[
+        float | None, typer.Option(help="instead of the published rate, scaled to the batch")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="no, bf16 or fp16")] = "no",
+    eval_every: Annotated[int, typer.Option(min=1, help="epochs between validations")] = 10,
+    workers: Workers = 2,
+    seed: Seed = 0,
+    limit: Limit = None,
+    val_limit: Annotated[
+        int | None, typer.Option(min=1, help="validate on the first so many images only")
+    ] = None,
+    device: Device = None,
+):
     """Train a row as published; the same command again continues a run that was stopped."""
     _folder(out)
-    if weights and start: raise InputError("--weights and --start: give one of them, a whole network or a classifier's weights for the backbone")
+    if weights and start:
+        raise InputError(
+            "--weights and --start: give one of them, a whole network or a classifier's weights for the backbone"
+        )
     from pose_nb import training
     from pose_nb.tables import zoo
     from pose_nb.evaluation import pick_device
+
     chosen, device = zoo.get_row(row), device and str(pick_device(device))
     model = None
     if not (out / "state.safetensors").exists():
-        if start: model, report = _started(chosen, start)
-        elif weights: report = f"weights of {weights}"
-        else: report = "random weights" + (f"; the published training starts from {chosen.continues or chosen.starts_from} (--start published)"
-                                           if chosen.continues or chosen.starts_from else ", as published")
-        if os.environ.get("RANK", "0") == "0": print(f"start: {report}")
-        if weights: model = zoo.create_model(chosen, weights)
-    training.train(chosen, data, out, model=model, epochs=epochs, batch_size=batch_size, accumulate=accumulate, lr=lr, precision=precision,
-                   eval_every=eval_every, workers=workers, seed=seed, limit=limit, val_limit=val_limit, device=device)
+        if start:
+            model, report = _started(chosen, start)
+        elif weights:
+            report = f"weights of {weights}"
+        else:
+            report = "random weights" + (
+                f"; the published training starts from {chosen.continues or chosen.starts_from} (--start published)"
+                if chosen.continues or chosen.starts_from
+                else ", as published"
+            )
+        if os.environ.get("RANK", "0") == "0":
+            print(f"start: {report}")
+        if weights:
+            model = zoo.create_model(chosen, weights)
+    training.train(
+        chosen,
+        data,
+        out,
+        model=model,
+        epochs=epochs,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        lr=lr,
+        precision=precision,
+        eval_every=eval_every,
+        workers=workers,
+        seed=seed,
+        limit=limit,
+        val_limit=val_limit,
+        device=device,
+    )
 
-
+# %% ../nbs/parts/860_cli.ipynb #337e737d
 def _started(row, source):
     """The network of a row with its backbone started from a classifier, and what happened."""
     from pose_nb.weights import starts
     from pose_nb.tables import zoo
+
     model = zoo.create_model(row)
-    if source == "published": return model, starts.start(model, row)
-    if not Path(source).is_file(): raise InputError(f"--start {source}: no such file; give a .pth or .safetensors file, or the word: published")
+    if source == "published":
+        return model, starts.start(model, row)
+    if not Path(source).is_file():
+        raise InputError(
+            f"--start {source}: no such file; give a .pth or .safetensors file, or the word: published"
+        )
     return model, starts.load_start(model, source, row)
 
 # %% ../nbs/parts/860_cli.ipynb #2e11f9c2
 @app.command()
-def evaluate(row: RowId, data: DataRoot, weights: Weights = None,
-             boxes: Annotated[str, typer.Option(help="gt (annotated), det (the set's detector file), or a file of detections")] = "gt",
-             split: Annotated[str, typer.Option(help="which annotation file: val, test, ...")] = "val",
-             oracle: Annotated[bool, typer.Option("--oracle", help="no network: decode the encoded truth, the codec's ceiling")] = False,
-             flip: Annotated[bool | None, typer.Option(help="flip test; default: as published")] = None,
-             batch_size: Batch = 32, workers: Workers = 0, limit: Limit = None,
-             out: Annotated[Path | None, typer.Option(help="folder for results.json and figures.json")] = None, device: Device = None):
-    """Measure a row on its data set by the set's own metric; without --weights the network has random ones."""
-    if out is not None: _folder(out)
-    if oracle and weights: raise InputError("--oracle looks at no network; leave --weights away")
+def evaluate(
+    row: RowId,
+    data: DataRoot,
+    weights: Weights = None,
+    boxes: Annotated[
+        str,
+        typer.Option(help="gt (annotated), det (the set's detector file), or a file of detections"),
+    ] = "gt",
+    split: Annotated[str, typer.Option(help="which annotation file: val, test, ...")] = "val",
+    oracle: Annotated[
+        bool,
+        typer.Option("--oracle", help="no network: decode the encoded truth, the codec's ceiling"),
+    ] = False,
+    flip: Annotated[bool | None, typer.Option(help="flip test; default: as published")] = None,
+    batch_size: Batch = 32,
+    workers: Workers = 0,
+    limit: Limit = None,
+    out: Annotated[
+        Path | None, typer.Option(help="folder for results.json and figures.json")
+    ] = None,
+    device: Device = None,
+):
+    """Measure a row on its data set by the set's own metric; without --weights the network has
+    random ones."""
+    if out is not None:
+        _folder(out)
+    if oracle and weights:
+        raise InputError("--oracle looks at no network; leave --weights away")
     from pose_nb import evaluation
     from pose_nb.tables import zoo
+
     chosen, device = zoo.get_row(row), evaluation.pick_device(device)
     model = None if oracle else _network(chosen, weights)
-    figures = evaluation.evaluate(model, data, row=chosen, boxes=boxes, split=split, oracle=oracle, flip=flip, batch_size=batch_size,
-                                  workers=workers, limit=limit, out=out, device=device)
-    print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in figures.items()}, indent=1))
+    figures = evaluation.evaluate(
+        model,
+        data,
+        row=chosen,
+        boxes=boxes,
+        split=split,
+        oracle=oracle,
+        flip=flip,
+        batch_size=batch_size,
+        workers=workers,
+        limit=limit,
+        out=out,
+        device=device,
+    )
+    print(
+        json.dumps(
+            {k: round(v, 4) if isinstance(v, float) else v for k, v in figures.items()}, indent=1
+        )
+    )
     published = chosen.benchmark.table_figures({split: figures})
     if weights and published:
-        print(f"the table has, on the complete set with {chosen.benchmark.boxes} boxes: " + ", ".join(f"{k} {chosen.published[k]:g}"
-                                                                                              for k in published if k in chosen.published))
+        print(
+            f"the table has, on the complete set with {chosen.benchmark.boxes} boxes: "
+            + ", ".join(f"{k} {chosen.published[k]:g}" for k in published if k in chosen.published)
+        )
 
-
+# %% ../nbs/parts/860_cli.ipynb #42807f04
 def _network(row, weights):
     """The network of a row, and a word about weights that are random."""
     from pose_nb.tables import zoo
+
     model = zoo.create_model(row, weights)
-    if weights is None: print("no --weights given: the network has random ones, so its answers mean nothing")
+    if weights is None:
+        print("no --weights given: the network has random ones, so its answers mean nothing")
     return model
 
 # %% ../nbs/parts/860_cli.ipynb #62622b99
-def predict_files(row, images, *, weights=None, boxes_file=None, boxes_text=None, threshold=0.2, flip=None, batch_size=32, out="predictions",
-                  device=None):
-    """Predict keypoints in image files and write keypoints.json and one drawing per image to folder `out`; returns what keypoints.json holds.
+def predict_files(
+    row,
+    images,
+    *,
+    weights=None,
+    boxes_file=None,
+    boxes_text=None,
+    threshold=0.2,
+    flip=None,
+    batch_size=32,
+    out="predictions",
+    device=None,
+):
+    """Predict keypoints in image files and write keypoints.json and one drawing per image to folder
+    `out`; returns what keypoints.json holds.
 
-    boxes_file, boxes_text: as the options --boxes and --box; without either, one person fills each image. Keypoints with scores above
+    boxes_file, boxes_text: as the options --boxes and --box; without either, one person fills each
+    image. Keypoints with scores above
     `threshold` are drawn. Raises InputError for wrong input.
     """
     from pose_nb import prediction
     from pose_nb.tables import zoo
     from pose_nb.data.crop import read_image
+
     out, row, files = Path(out), zoo.get_row(row), prediction.find_images(images)
-    if boxes_file and boxes_text: raise InputError("--box and --boxes: give one of them")
+    if boxes_file and boxes_text:
+        raise InputError("--box and --boxes: give one of them")
     boxes = None
-    if boxes_file: boxes = prediction.read_boxes(boxes_file, files)
+    if boxes_file:
+        boxes = prediction.read_boxes(boxes_file, files)
     elif boxes_text:
-        if len(files) > 1: raise InputError(f"--box belongs to one image, but there are {len(files)}; use --boxes FILE")
+        if len(files) > 1:
+            raise InputError(
+                f"--box belongs to one image, but there are {len(files)}; use --boxes FILE"
+            )
         boxes = [prediction.check_boxes([_corners(text) for text in boxes_text], "--box")]
-    poses = prediction.predict(_network(row, weights), files, boxes, row=row, flip=flip, batch_size=batch_size, device=device)
+    poses = prediction.predict(
+        _network(row, weights),
+        files,
+        boxes,
+        row=row,
+        flip=flip,
+        batch_size=batch_size,
+        device=device,
+    )
     names, entries = _names(files), []
     for i, (file, name) in enumerate(zip(files, names)):
         mine = poses.of_image(i)
         _write_drawing(out / name, read_image(file), mine, threshold)
-        points = [[[*xy, score] for xy, score in zip(*person)] for person in zip(mine.keypoints.tolist(), mine.scores.tolist())]
-        entries.append({"file": str(file), "drawing": name, "people": [{"box": b, "keypoints": p} for b, p in zip(mine.boxes.tolist(), points)]})
-    result = {"row": row.id, "weights": weights or "random", "columns": ["x", "y", "score"], "keypoints": list(row.skeleton.keypoints), "images": entries}
+        points = [
+            [[*xy, score] for xy, score in zip(*person)]
+            for person in zip(mine.keypoints.tolist(), mine.scores.tolist())
+        ]
+        entries.append(
+            {
+                "file": str(file),
+                "drawing": name,
+                "people": [{"box": b, "keypoints": p} for b, p in zip(mine.boxes.tolist(), points)],
+            }
+        )
+    result = {
+        "row": row.id,
+        "weights": weights or "random",
+        "columns": ["x", "y", "score"],
+        "keypoints": list(row.skeleton.keypoints),
+        "images": entries,
+    }
     write_json(out / "keypoints.json", result)
     return result
 
-
+# %% ../nbs/parts/860_cli.ipynb #58d812f8
 def _corners(text):
     """--box x1,y1,x2,y2 as four numbers."""
-    try: x1, y1, x2, y2 = map(float, text.split(","))
-    except ValueError: raise InputError(f"--box {text}: four numbers are needed, as in --box 30,20,180,400 (x1,y1,x2,y2 in pixels)") from None
+    try:
+        x1, y1, x2, y2 = map(float, text.split(","))
+    except ValueError:
+        raise InputError(
+            f"--box {text}: four numbers are needed, as in --box 30,20,180,400 (x1,y1,x2,y2 in pixels)"
+        ) from None
     return x1, y1, x2, y2
 
 
@@ -192,108 +374,193 @@ def _names(files):
     names, taken = [], set()
     for stem in (file.stem for file in files):
         name, n = f"{stem}.jpg", 1
-        while name.lower() in taken: n, name = n + 1, f"{stem}-{n + 1}.jpg"
+        while name.lower() in taken:
+            n, name = n + 1, f"{stem}-{n + 1}.jpg"
         names.append(name)
         taken.add(name.lower())
     return names
 
-
+# %% ../nbs/parts/860_cli.ipynb #18db097c
 def _write_drawing(path, image, poses, threshold):
     import cv2
     from pose_nb.viz import draw_boxes, draw_pose
-    picture = draw_pose(draw_boxes(image, poses.boxes), poses.keypoints, poses.scores, poses.skeleton, threshold)
-    with atomic_path(path) as temporary: temporary.write_bytes(cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes())
+
+    picture = draw_pose(
+        draw_boxes(image, poses.boxes), poses.keypoints, poses.scores, poses.skeleton, threshold
+    )
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(
+            cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()
+        )
 
 # %% ../nbs/parts/860_cli.ipynb #119d314e
 @app.command()
-def predict(row: RowId, images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="image files, or folders of images")],
-            weights: Weights = None,
-            boxes: Annotated[Path | None, typer.Option(help="JSON file: {file name: [[x1, y1, x2, y2], ...]}, or COCO detections")] = None,
-            box: Annotated[list[str] | None, typer.Option(help="x1,y1,x2,y2 for one image; may be repeated")] = None,
-            threshold: Annotated[float, typer.Option(help="draw keypoints with scores above this")] = 0.2,
-            flip: Annotated[bool | None, typer.Option(help="flip test; default: as published")] = None,
-            batch_size: Batch = 32, out: Annotated[Path, typer.Option(help="folder for drawings and keypoints.json")] = Path("predictions"),
-            device: Device = None):
-    """Find keypoints in images with given boxes (without: one person fills each image), and draw them."""
+def predict(
+    row: RowId,
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE...", help="image files, or folders of images")
+    ],
+    weights: Weights = None,
+    boxes: Annotated[
+        Path | None,
+        typer.Option(help="JSON file: {file name: [[x1, y1, x2, y2], ...]}, or COCO detections"),
+    ] = None,
+    box: Annotated[
+        list[str] | None, typer.Option(help="x1,y1,x2,y2 for one image; may be repeated")
+    ] = None,
+    threshold: Annotated[float, typer.Option(help="draw keypoints with scores above this")] = 0.2,
+    flip: Annotated[bool | None, typer.Option(help="flip test; default: as published")] = None,
+    batch_size: Batch = 32,
+    out: Annotated[Path, typer.Option(help="folder for drawings and keypoints.json")] = Path(
+        "predictions"
+    ),
+    device: Device = None,
+):
+    """Find keypoints in images with given boxes (without: one person fills each image), and draw
+    them."""
     _folder(out)
-    result = predict_files(row, images, weights=weights, boxes_file=boxes, boxes_text=box, threshold=threshold, flip=flip, batch_size=batch_size,
-                           out=out, device=device)
-    people, pictures = sum(len(entry["people"]) for entry in result["images"]), len(result["images"])
-    print(f"{out}: {people} {'person' if people == 1 else 'people'} in {pictures} image{'s' * (pictures != 1)}; drawings and keypoints.json")
+    result = predict_files(
+        row,
+        images,
+        weights=weights,
+        boxes_file=boxes,
+        boxes_text=box,
+        threshold=threshold,
+        flip=flip,
+        batch_size=batch_size,
+        out=out,
+        device=device,
+    )
+    people, pictures = (
+        sum(len(entry["people"]) for entry in result["images"]),
+        len(result["images"]),
+    )
+    print(
+        f"{out}: {people} {'person' if people == 1 else 'people'} in {pictures} image{'s' * (pictures != 1)}; drawings and keypoints.json"
+    )
 
 # %% ../nbs/parts/860_cli.ipynb #caa320c1
 @data_app.command("synth")
-def data_synth(out: Annotated[Path, typer.Argument(metavar="FOLDER", help="folder to make")],
-               train: Annotated[int, typer.Option(min=0, help="training images")] = 600,
-               val: Annotated[int, typer.Option(min=0, help="validation images")] = 120, seed: Seed = 0):
+def data_synth(
+    out: Annotated[Path, typer.Argument(metavar="FOLDER", help="folder to make")],
+    train: Annotated[int, typer.Option(min=0, help="training images")] = 600,
+    val: Annotated[int, typer.Option(min=0, help="validation images")] = 120,
+    seed: Seed = 0,
+):
     """Draw a data set of synthetic people, in the layout of COCO."""
     from pose_nb.synth import make_dataset
+
     make_dataset(out, train=train, val=val, seed=seed)
     print(f"{out}: {train} training and {val} validation images of synthetic people (seed {seed})")
 
-
+# %% ../nbs/parts/860_cli.ipynb #da94467d
 @app.command()
-def doctor(data: Annotated[Path, typer.Argument(metavar="DATA", help="folder of a data set")],
-           row: Annotated[str, typer.Option(help="a row of the table whose data set this is")] = "coco/resnet-50",
-           split: Annotated[str, typer.Option(help="which annotation file: train, val, ...")] = "val",
-           decode: Annotated[bool, typer.Option("--decode", help="also read every image, to find damaged ones")] = False):
+def doctor(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="folder of a data set")],
+    row: Annotated[
+        str, typer.Option(help="a row of the table whose data set this is")
+    ] = "coco/resnet-50",
+    split: Annotated[str, typer.Option(help="which annotation file: train, val, ...")] = "val",
+    decode: Annotated[
+        bool, typer.Option("--decode", help="also read every image, to find damaged ones")
+    ] = False,
+):
     """Read a data set as training would, and say what is usable and what is left out and why."""
     from pose_nb.tables import zoo
     from pose_nb.data.crop import check_images
+
     benchmark = zoo.get_row(row).benchmark
     records = benchmark.load(data, split)
     print(records.summary())
     files = check_images(records, decode=decode)
-    print(f"images     {files}, every file {'can be read' if decode else 'is there (--decode reads them, too)'}")
-    if not len(records): raise InputError(f"{data}, split {split}: nothing usable in it")
+    print(
+        f"images     {files}, every file {'can be read' if decode else 'is there (--decode reads them, too)'}"
+    )
+    if not len(records):
+        raise InputError(f"{data}, split {split}: nothing usable in it")
     labelled = (records.visible > 0).mean(0)
     rarest = int(labelled.argmin())
-    print(f"keypoints  {len(records.skeleton)} ({benchmark.title}); {labelled.mean():.0%} labelled; least often {records.skeleton.keypoints[rarest]}, "
-          f"{labelled[rarest]:.0%}")
+    print(
+        f"keypoints  {len(records.skeleton)} ({benchmark.title}); {labelled.mean():.0%} labelled; least often {records.skeleton.keypoints[rarest]}, "
+        f"{labelled[rarest]:.0%}"
+    )
     sides = records.scales.max(1)
     print(f"boxes      longer side {sides.min():.0f} to {sides.max():.0f} px")
     if whole := benchmark.data.counts.get(split):
-        print(f"instances  {len(records):,}; the complete set has {whole:,}" + ("" if len(records) == whole else ", so this is another set or a part"))
+        print(
+            f"instances  {len(records):,}; the complete set has {whole:,}"
+            + ("" if len(records) == whole else ", so this is another set or a part")
+        )
 
-
+# %% ../nbs/parts/860_cli.ipynb #e4e70886
 @weights_app.command("convert")
-def weights_convert(file: Annotated[Path, typer.Argument(metavar="FILE", help="a published .pth file")],
-                    out: Annotated[Path | None, typer.Option(help="the .safetensors file; default: beside the old one")] = None):
-    """Turn a published .pth file into .safetensors plus a card with its origin; nothing in the file is ever run."""
+def weights_convert(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="a published .pth file")],
+    out: Annotated[
+        Path | None, typer.Option(help="the .safetensors file; default: beside the old one")
+    ] = None,
+):
+    """Turn a published .pth file into .safetensors plus a card with its origin; nothing in the file
+    is ever run."""
     from pose_nb.tables import zoo
     from pose_nb.weights.loading import convert_file
+
     card = convert_file(file, out, rows=zoo.ROWS)
-    print(json.dumps({k: len(v) if k in ("renamed", "dropped") else v for k, v in card.items()}, indent=1))
+    print(
+        json.dumps(
+            {k: len(v) if k in ("renamed", "dropped") else v for k, v in card.items()}, indent=1
+        )
+    )
 
-
+# %% ../nbs/parts/860_cli.ipynb #361d1eb9
 @weights_app.command("import")
-def weights_import(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="folder with published .pth files, also in folders below")]):
-    """Check the published files in a folder and bring them into the cache, where `--weights published` finds them."""
+def weights_import(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER", help="folder with published .pth files, also in folders below"
+        ),
+    ],
+):
+    """Check the published files in a folder and bring them into the cache, where `--weights
+    published` finds them."""
     from pose_nb.weights.finding import cache_folder, import_folder
+
     answers = import_folder(folder)
-    if not answers: raise InputError(f"{folder}: no .pth files in it or in the folders below")
-    for name, what in answers: print(f"{name}: {what}")
+    if not answers:
+        raise InputError(f"{folder}: no .pth files in it or in the folders below")
+    for name, what in answers:
+        print(f"{name}: {what}")
     print(f"the cache is {cache_folder()}")
 
 # %% ../nbs/parts/860_cli.ipynb #5400e1c0
 def main(arguments=None):
-    """Run the command line; `arguments` defaults to the process's. Exits with 0, 2 (wrong input), 130 (interrupted), or 1 (the pipe was closed)."""
+    """Run the command line; `arguments` defaults to the process's. Exits with 0, 2 (wrong input),
+    130 (interrupted), or 1 (the pipe was closed)."""
     try:
-        try: app(arguments, prog_name="pose-nb")
-        finally: sys.stdout.flush()
-    except InputError as error: _stop(str(error))
-    except KeyboardInterrupt: sys.exit(130)
+        try:
+            app(arguments, prog_name="pose-nb")
+        finally:
+            sys.stdout.flush()
+    except InputError as error:
+        _stop(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())      # or Python complains when it closes
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # or Python complains when it closes
         sys.exit(1)
     except OSError as error:
-        if not error.strerror: raise
+        if not error.strerror:
+            raise
         _stop(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
 
-
+# %% ../nbs/parts/860_cli.ipynb #9b7e7f11
 def _stop(message):
     print(f"pose-nb: {message}", file=sys.stderr)
     sys.exit(2)
 
 # %% ../nbs/parts/860_cli.ipynb #45440afa
-if __name__ == "__main__" and "__file__" in globals(): main()               # python -m pose_nb.cli, but not in a notebook
+if __name__ == "__main__" and "__file__" in globals():
+    main()  # python -m pose_nb.cli, but not in a notebook

@@ -35,7 +35,8 @@ from .tables.zoo import Network, get_row
 
 # %% ../nbs/parts/850_demo.ipynb #8a966b0f
 class ShuffleLevels(nn.Module):
-    """The listed ShuffleNetV2, giving its maps at 1/4, 1/8, 1/16 and 1/32 of the image instead of the last one only."""
+    """The listed ShuffleNetV2, giving its maps at 1/4, 1/8, 1/16 and 1/32 of the image instead of
+    the last one only."""
 
     def __init__(self):
         super().__init__()
@@ -46,51 +47,98 @@ class ShuffleLevels(nn.Module):
 
     def forward(self, images):
         levels = [self.stem(images)]
-        for stage in (self.stage2, self.stage3, self.stage4): levels.append(stage(levels[-1]))
+        for stage in (self.stage2, self.stage3, self.stage4):
+            levels.append(stage(levels[-1]))
         return levels
 
-
+# %% ../nbs/parts/850_demo.ipynb #f12bd0d2
 class PyramidHead(nn.Module):
-    """From coarse to fine: enlarge twice, add the next level, mix; heatmaps at the resolution of the first level."""
+    """From coarse to fine: enlarge twice, add the next level, mix; heatmaps at the resolution of
+    the first level."""
 
     def __init__(self, channels, keypoints, width=64):
         super().__init__()
-        self.lateral = nn.ModuleList([nn.Sequential(nn.Conv2d(c, width, 1, bias=False), nn.BatchNorm2d(width)) for c in channels])
-        self.mix = nn.ModuleList([nn.Sequential(
-            nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True),
-            nn.Conv2d(width, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)) for _ in channels[1:]])
+        self.lateral = nn.ModuleList(
+            [
+                nn.Sequential(nn.Conv2d(c, width, 1, bias=False), nn.BatchNorm2d(width))
+                for c in channels
+            ]
+        )
+        self.mix = nn.ModuleList(
+            [
+                nn.Sequential(
+                    nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False),
+                    nn.BatchNorm2d(width),
+                    nn.ReLU(inplace=True),
+                    nn.Conv2d(width, width, 1, bias=False),
+                    nn.BatchNorm2d(width),
+                    nn.ReLU(inplace=True),
+                )
+                for _ in channels[1:]
+            ]
+        )
         self.final_layer = nn.Conv2d(width, keypoints, 1)
-        nn.init.normal_(self.final_layer.weight, std=0.001); nn.init.zeros_(self.final_layer.bias)
+        nn.init.normal_(self.final_layer.weight, std=0.001)
+        nn.init.zeros_(self.final_layer.bias)
 
     def forward(self, features):
         lateral = [layer(f) for layer, f in zip(self.lateral, features, strict=True)]
         x = F.relu(lateral[-1])
-        for finer, mix in zip(lateral[-2::-1], self.mix): x = mix(F.relu(F.interpolate(x, scale_factor=2.0) + finer))
+        for finer, mix in zip(lateral[-2::-1], self.mix):
+            x = mix(F.relu(F.interpolate(x, scale_factor=2.0) + finer))
         return [self.final_layer(x)]
 
 # %% ../nbs/parts/850_demo.ipynb #f6c62c68
-def pyramid_head(channels, keypoints, codec): return PyramidHead(channels, keypoints)
+def pyramid_head(channels, keypoints, codec):
+    return PyramidHead(channels, keypoints)
 
 
-EPOCHS, TRAIN, VAL, PEOPLE = 7, 1300, 120, (1, 2)          # of the demo: epochs, images to train and test on, people per image
+EPOCHS, TRAIN, VAL, PEOPLE = (
+    7,
+    1300,
+    120,
+    (1, 2),
+)  # of the demo: epochs, images to train and test on, people per image
 
-
+# %% ../nbs/parts/850_demo.ipynb #c11ac5b2
 def demo_row(epochs=EPOCHS):
-    """The row that the demo trains: `coco/shufflenet-v2` with a smaller input, UDP, a pyramid head and a short recipe."""
-    recipe = Recipe(lr=1.5e-2, batch=32, epochs=epochs, schedule=FlatCosine(hold=0, floor=0.0, warmup=50, start=0.02),
-                    augment=Augment(half_body=0.0, shift_prob=0.0, scale=(0.9, 1.1), rotate_prob=0.0))
-    return replace(get_row("coco/shufflenet-v2"), id="demo/shufflenet-v2", network=Network(ShuffleLevels, pyramid_head),
-                   codec=UDP((96, 128), (24, 32), sigma=1.5), udp_crop=True, recipe=recipe, published={}, checkpoint=(),
-                   starts_from="", note="Not a row of the tables: a small variation that learns in minutes.")
+    """The row that the demo trains: `coco/shufflenet-v2` with a smaller input, UDP, a pyramid head
+    and a short recipe."""
+    recipe = Recipe(
+        lr=1.5e-2,
+        batch=32,
+        epochs=epochs,
+        schedule=FlatCosine(hold=0, floor=0.0, warmup=50, start=0.02),
+        augment=Augment(half_body=0.0, shift_prob=0.0, scale=(0.9, 1.1), rotate_prob=0.0),
+    )
+    return replace(
+        get_row("coco/shufflenet-v2"),
+        id="demo/shufflenet-v2",
+        network=Network(ShuffleLevels, pyramid_head),
+        codec=UDP((96, 128), (24, 32), sigma=1.5),
+        udp_crop=True,
+        recipe=recipe,
+        published={},
+        checkpoint=(),
+        starts_from="",
+        note="Not a row of the tables: a small variation that learns in minutes.",
+    )
 
 # %% ../nbs/parts/850_demo.ipynb #023a09c2
 def run_demo(out="demo", quick=False, seed=0, device=None):
-    """Everything that `pose-nb demo` does; returns the results, which are also in folder `out` (index.html, results.json, pictures).
+    """Everything that `pose-nb demo` does; returns the results, which are also in folder `out`
+    (index.html, results.json, pictures).
 
-    quick: a few images and steps, to see that all parts run; its figures mean nothing. Raises InputError if `out` holds something else.
+    quick: a few images and steps, to see that all parts run; its figures mean nothing. Raises
+    InputError if `out` holds something else.
     """
     out, device = Path(out), pick_device(device)
-    if out.exists() and any(out.iterdir()) and not (out / "data" / "synthpose.json").exists() and not (out / "results.json").exists():
+    if (
+        out.exists()
+        and any(out.iterdir())
+        and not (out / "data" / "synthpose.json").exists()
+        and not (out / "results.json").exists()
+    ):
         raise InputError(f"{out}: this folder holds something else; choose another with --out")
     row, clock, seconds = demo_row(2 if quick else EPOCHS), time.time(), {}
     count = dict(train=24, val=8) if quick else dict(train=TRAIN, val=VAL)
@@ -99,40 +147,99 @@ def run_demo(out="demo", quick=False, seed=0, device=None):
         nonlocal clock
         seconds[what], clock = round(time.time() - clock, 1), time.time()
 
-    print(f"1/4  drawing {count['train']} + {count['val']} images of synthetic people (seed {seed})")
-    data = make_dataset(out / "data", seed=seed, people=PEOPLE, facing=True, **count); done("drawing")
+    print(
+        f"1/4  drawing {count['train']} + {count['val']} images of synthetic people (seed {seed})"
+    )
+    data = make_dataset(out / "data", seed=seed, people=PEOPLE, facing=True, **count)
+    done("drawing")
     print(f"2/4  training {row.network.backbone.__name__} on crops of 96×128, on {device}")
-    for old in ("state.safetensors", "metrics.jsonl", "best.safetensors"): (out / "run" / old).unlink(missing_ok=True)
+    for old in ("state.safetensors", "metrics.jsonl", "best.safetensors"):
+        (out / "run" / old).unlink(missing_ok=True)
     workers = 0 if quick else max(1, min(4, (os.cpu_count() or 2) - 1))
-    model = train(row, data, out / "run", batch_size=32, eval_every=row.recipe.epochs, workers=workers, seed=seed, device=device); done("training")
+    model = train(
+        row,
+        data,
+        out / "run",
+        batch_size=32,
+        eval_every=row.recipe.epochs,
+        workers=workers,
+        seed=seed,
+        device=device,
+    )
+    done("training")
     print("3/4  testing on people that were never seen, in annotated and in detected boxes")
-    figures = {boxes: evaluate(model, data, row=row, boxes=boxes, batch_size=64, device=device, out=out / f"test_{boxes}", progress=False)
-               for boxes in ("gt", "det")}; done("testing")
+    figures = {
+        boxes: evaluate(
+            model,
+            data,
+            row=row,
+            boxes=boxes,
+            batch_size=64,
+            device=device,
+            out=out / f"test_{boxes}",
+            progress=False,
+        )
+        for boxes in ("gt", "det")
+    }
+    done("testing")
     print("4/4  drawing what was found")
     results = {
-        "what": "held-out SYNTHETIC people drawn by pose_nb.synth: no photographs", "AP": figures["gt"]["AP"], "annotated boxes": figures["gt"],
-        "detected boxes": figures["det"], "seconds": seconds, "quick": quick, "command": f"pose-nb demo --seed {seed}" + (" --quick" if quick else ""),
-        "data": {**count, "people per image": list(PEOPLE), "facing the camera": True, "seed": seed}, "row": row.id, "epochs": row.recipe.epochs,
+        "what": "held-out SYNTHETIC people drawn by pose_nb.synth: no photographs",
+        "AP": figures["gt"]["AP"],
+        "annotated boxes": figures["gt"],
+        "detected boxes": figures["det"],
+        "seconds": seconds,
+        "quick": quick,
+        "command": f"pose-nb demo --seed {seed}" + (" --quick" if quick else ""),
+        "data": {
+            **count,
+            "people per image": list(PEOPLE),
+            "facing the camera": True,
+            "seed": seed,
+        },
+        "row": row.id,
+        "epochs": row.recipe.epochs,
         "device": str(device),
-        "machine": machine(device)}
-    pictures(out, model, row, data, device); write_json(out / "results.json", results); done("drawing results")
+        "machine": machine(device),
+    }
+    pictures(out, model, row, data, device)
+    write_json(out / "results.json", results)
+    done("drawing results")
     write_page(out, results)
-    print(f"\nheld-out synthetic AP {figures['gt']['AP']:.3f} (annotated boxes), {figures['det']['AP']:.3f} (detected boxes); "
-          f"{sum(seconds.values()):.0f} s in all. Open {out / 'index.html'}")
+    print(
+        f"\nheld-out synthetic AP {figures['gt']['AP']:.3f} (annotated boxes), {figures['det']['AP']:.3f} (detected boxes); "
+        f"{sum(seconds.values()):.0f} s in all. Open {out / 'index.html'}"
+    )
     return results
 
-
+# %% ../nbs/parts/850_demo.ipynb #c6c3d44d
 def machine(device):
     """A line about the hardware and the library, for a record."""
-    chip = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{os.cpu_count()} CPU cores ({platform.machine()})"
+    chip = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{os.cpu_count()} CPU cores ({platform.machine()})"
+    )
     return f"{chip}, torch {torch.__version__.split('+')[0]}, Python {platform.python_version()}"
 
 # %% ../nbs/parts/850_demo.ipynb #bfaf2f86
 def pictures(out, model, row, data, device, count=16):
-    """Write predictions.png (truth beside prediction, best to worst by mean error) and curves.png to folder `out`."""
+    """Write predictions.png (truth beside prediction, best to worst by mean error) and curves.png
+    to folder `out`."""
     records = row.benchmark.load(data, "val")
-    found = predict_records(model, records, row.codec, udp_crop=row.udp_crop, flip=row.flip, device=device, progress=False)
-    away = np.linalg.norm(found.keypoints - records.keypoints, axis=-1) / np.sqrt(records.areas)[:, None]
+    found = predict_records(
+        model,
+        records,
+        row.codec,
+        udp_crop=row.udp_crop,
+        flip=row.flip,
+        device=device,
+        progress=False,
+    )
+    away = (
+        np.linalg.norm(found.keypoints - records.keypoints, axis=-1)
+        / np.sqrt(records.areas)[:, None]
+    )
     error = np.where(records.visible > 0, away, 0).sum(1) / records.visible.sum(1)
     order = np.argsort(error)[np.linspace(0, len(error) - 1, min(count, len(error))).astype(int)]
     tiles = []
@@ -140,16 +247,33 @@ def pictures(out, model, row, data, device, count=16):
         image = read_image(records.image_files[i])
         center, half = records.centers[i], records.scales[i].max() * 0.65
         x, y = np.maximum(center - half, 0).astype(int)
-        part = np.ascontiguousarray(image[y:int(center[1] + half) + 1, x:int(center[0] + half) + 1])
+        part = np.ascontiguousarray(
+            image[y : int(center[1] + half) + 1, x : int(center[0] + half) + 1]
+        )
         zoom = 150 / np.array([part.shape[1], part.shape[0]])
-        pair = [draw_pose(cv2.resize(part, (150, 150)), (points - [x, y]) * zoom, values, row.skeleton)
-                for points, values in ((records.keypoints[i], records.visible[i]), (found.keypoints[i], np.ones(len(row.skeleton))))]
+        pair = [
+            draw_pose(cv2.resize(part, (150, 150)), (points - [x, y]) * zoom, values, row.skeleton)
+            for points, values in (
+                (records.keypoints[i], records.visible[i]),
+                (found.keypoints[i], np.ones(len(row.skeleton))),
+            )
+        ]
         tiles.append(np.hstack(pair))
-    with atomic_path(out / "predictions.png") as path: path.write_bytes(cv2.imencode(".png", grid(tiles, columns=4)[..., ::-1])[1].tobytes())
-    lines = [line for line in map(json.loads, (out / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()) if "accuracy" in line]
-    figure = Figure(figsize=(7, 2.6), layout="constrained")               # a figure of its own: no window system is asked for
+    with atomic_path(out / "predictions.png") as path:
+        path.write_bytes(cv2.imencode(".png", grid(tiles, columns=4)[..., ::-1])[1].tobytes())
+    lines = [
+        line
+        for line in map(
+            json.loads, (out / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        )
+        if "accuracy" in line
+    ]
+    figure = Figure(
+        figsize=(7, 2.6), layout="constrained"
+    )  # a figure of its own: no window system is asked for
     for ax, what in zip(figure.subplots(1, 2), ("loss", "accuracy")):
-        ax.plot([line["epoch"] for line in lines], [line[what] for line in lines], "o-"); ax.set(xlabel="epoch", ylabel=f"training {what}")
+        ax.plot([line["epoch"] for line in lines], [line[what] for line in lines], "o-")
+        ax.set(xlabel="epoch", ylabel=f"training {what}")
     figure.savefig(out / "curves.png", dpi=90)
 
 # %% ../nbs/parts/850_demo.ipynb #940ead10
@@ -168,13 +292,27 @@ drawings that it had never seen.{warning}</p>
 <p>Files: <code>results.json</code> (these figures), <code>run/best.safetensors</code> (weights), <code>run/metrics.jsonl</code> (the log),
 <code>test_gt/results.json</code> (predictions in COCO's format), <code>data/</code> (the synthetic data set).</p>"""
 
-
+# %% ../nbs/parts/850_demo.ipynb #cd992542
 def write_page(out, results):
     """Write index.html, a readable page of the results, to folder `out`."""
     names = list(results["annotated boxes"])
-    rows = "".join(f"<tr><th>{kind}</th>{''.join(f'<td>{results[kind][n]:.3f}</td>' for n in names)}</tr>" for kind in ("annotated boxes", "detected boxes"))
-    facts = {name: results[name] for name in ("command", "row", "epochs", "data", "machine", "seconds")}
-    page = PAGE.format(ap=results["AP"], head="".join(f"<th>{n}</th>" for n in names), rows=rows,
-                       warning=" <strong>Quick mode: a few steps only, so the figures mean nothing.</strong>" if results["quick"] else "",
-                       facts="".join(f"<li>{html.escape(k)}: {html.escape(str(v))}</li>" for k, v in facts.items()))
-    with atomic_path(Path(out) / "index.html") as path: path.write_text(page, encoding="utf-8")
+    rows = "".join(
+        f"<tr><th>{kind}</th>{''.join(f'<td>{results[kind][n]:.3f}</td>' for n in names)}</tr>"
+        for kind in ("annotated boxes", "detected boxes")
+    )
+    facts = {
+        name: results[name] for name in ("command", "row", "epochs", "data", "machine", "seconds")
+    }
+    page = PAGE.format(
+        ap=results["AP"],
+        head="".join(f"<th>{n}</th>" for n in names),
+        rows=rows,
+        warning=" <strong>Quick mode: a few steps only, so the figures mean nothing.</strong>"
+        if results["quick"]
+        else "",
+        facts="".join(
+            f"<li>{html.escape(k)}: {html.escape(str(v))}</li>" for k, v in facts.items()
+        ),
+    )
+    with atomic_path(Path(out) / "index.html") as path:
+        path.write_text(page, encoding="utf-8")

@@ -21,64 +21,145 @@ from .geometry import to_image
 
 # %% ../nbs/parts/820_evaluation.ipynb #ccd25c20
 def pick_device(device=None):
-    """The torch device to use: the one named, or the best there is. InputError if it does not exist."""
+    """The torch device to use: the one named, or the best there is. InputError if it does not
+    exist."""
     if device is None:
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try: return torch.empty(0, device=device).device
-    except Exception: raise InputError(f"device {device!r} is not available here; try cpu, cuda or mps") from None
+        device = (
+            "cuda"
+            if torch.cuda.is_available()
+            else "mps"
+            if torch.backends.mps.is_available()
+            else "cpu"
+        )
+    try:
+        return torch.empty(0, device=device).device
+    except Exception:
+        raise InputError(f"device {device!r} is not available here; try cpu, cuda or mps") from None
 
-
+# %% ../nbs/parts/820_evaluation.ipynb #8c960921
 @torch.inference_mode()
-def predict_records(model, records, codec, *, udp_crop=None, flip=True, batch_size=32, workers=0, device=None, progress=True):
-    """Predictions for all instances of some Records; model None is the oracle, which decodes the encoded truth.
+def predict_records(
+    model,
+    records,
+    codec,
+    *,
+    udp_crop=None,
+    flip=True,
+    batch_size=32,
+    workers=0,
+    device=None,
+    progress=True,
+):
+    """Predictions for all instances of some Records; model None is the oracle, which decodes the
+    encoded truth.
 
-    codec and udp_crop (default: codec.udp) as in training; flip: also look at the mirrored crop. The network runs in evaluation mode.
+    codec and udp_crop (default: codec.udp) as in training; flip: also look at the mirrored crop.
+    The network runs in evaluation mode.
     """
     device = pick_device(device)
-    dataset = PoseDataset(records, codec.input_size, udp=codec.udp if udp_crop is None else udp_crop)
-    if model is not None: model = model.to(device).eval()
+    dataset = PoseDataset(
+        records, codec.input_size, udp=codec.udp if udp_crop is None else udp_crop
+    )
+    if model is not None:
+        model = model.to(device).eval()
     keypoints, scores, areas = [], [], []
     batches = make_loader(dataset, batch_size, workers=workers) if len(records) else []
     for batch in tqdm(batches, desc="predict", disable=not progress, leave=False):
-        if model is None: heatmaps, _ = codec.encode(batch["keypoints"].to(device), batch["visible"].to(device))
+        if model is None:
+            heatmaps, _ = codec.encode(batch["keypoints"].to(device), batch["visible"].to(device))
         else:
             images = normalise(batch["image"].to(device, non_blocking=True))
-            heatmaps = flip_test(model, images, records.skeleton.flip_indices, codec) if flip else model(images)
+            heatmaps = (
+                flip_test(model, images, records.skeleton.flip_indices, codec)
+                if flip
+                else model(images)
+            )
         points, values = codec.decode(heatmaps)
         center, scale = batch["center"].to(device), batch["scale"].to(device)
         keypoints.append(to_image(points, center, scale, codec.input_size, codec.udp).cpu())
-        scores.append(values.cpu()); areas.append(scale.prod(1).cpu())
+        scores.append(values.cpu())
+        areas.append(scale.prod(1).cpu())
     K = len(records.skeleton)
-    join = lambda parts, shape: torch.cat(parts).float().numpy() if parts else np.zeros(shape, np.float32)
+    join = lambda parts, shape: (
+        torch.cat(parts).float().numpy() if parts else np.zeros(shape, np.float32)
+    )
     return Predictions(join(keypoints, (0, K, 2)), join(scores, (0, K)), join(areas, (0,)))
 
 # %% ../nbs/parts/820_evaluation.ipynb #5168054f
-def evaluate(model, data, *, row=None, split="val", boxes="gt", oracle=False, flip=None, batch_size=32, workers=0, limit=None,
-             out=None, device=None, progress=True):
+def evaluate(
+    model,
+    data,
+    *,
+    row=None,
+    split="val",
+    boxes="gt",
+    oracle=False,
+    flip=None,
+    batch_size=32,
+    workers=0,
+    limit=None,
+    out=None,
+    device=None,
+    progress=True,
+):
     """Figures of a network on the data set below the folder `data`, as a dict.
 
-    model: from `create_model`, any network with `row` given, or None with `oracle`, which decodes the encoded truth: the codec's ceiling.
-    boxes: "gt", "det" (the set's detector file) or the path of one. flip: default as published. limit: the first so many images only.
-    out: a folder for `results.json` in the data set's own format and `figures.json`. Raises InputError for wrong input.
+    model: from `create_model`, any network with `row` given, or None with `oracle`, which decodes
+    the encoded truth: the codec's ceiling.
+    boxes: "gt", "det" (the set's detector file) or the path of one. flip: default as published.
+    limit: the first so many images only.
+    out: a folder for `results.json` in the data set's own format and `figures.json`. Raises
+    InputError for wrong input.
     """
     row = row or getattr(model, "row", None)
-    if row is None: raise InputError("this network does not say which row it belongs to; pass row=get_row('...')")
-    if oracle and boxes != "gt": raise InputError(f"boxes {boxes!r} with oracle: the truth is known for annotated boxes only; use boxes='gt'")
-    if model is None and not oracle: raise InputError("no network given; pass one, or oracle=True")
+    if row is None:
+        raise InputError(
+            "this network does not say which row it belongs to; pass row=get_row('...')"
+        )
+    if oracle and boxes != "gt":
+        raise InputError(
+            f"boxes {boxes!r} with oracle: the truth is known for annotated boxes only; use boxes='gt'"
+        )
+    if model is None and not oracle:
+        raise InputError("no network given; pass one, or oracle=True")
     benchmark, flip = row.benchmark, row.flip if flip is None else flip
     records, truth = benchmark.load(data, split, boxes), benchmark.truth(data, split)
     if limit is not None:
         images = list(dict.fromkeys(records.image_ids.tolist()))[:limit]
-        records, truth = records.subset(np.isin(records.image_ids, images)), benchmark.only_images(truth, images)
-    if progress: print(records.summary())
+        records, truth = (
+            records.subset(np.isin(records.image_ids, images)),
+            benchmark.only_images(truth, images),
+        )
+    if progress:
+        print(records.summary())
     check_images(records)
-    predictions = predict_records(None if oracle else model, records, row.codec, udp_crop=row.udp_crop, flip=flip, batch_size=batch_size,
-                                  workers=workers, device=device, progress=progress)
+    predictions = predict_records(
+        None if oracle else model,
+        records,
+        row.codec,
+        udp_crop=row.udp_crop,
+        flip=flip,
+        batch_size=batch_size,
+        workers=workers,
+        device=device,
+        progress=progress,
+    )
     figures, results = benchmark.measure(benchmark, records, predictions, row.nms, truth)
     if out is not None:
         write_json(Path(out) / "results.json", results)
-        write_json(Path(out) / "figures.json", {
-            "row": row.id, "data": str(data), "split": split, "boxes": str(boxes), "oracle": oracle, "flip": flip and not oracle,
-            "images": len(set(records.image_files)), "instances": len(records), "left out": {k: len(v) for k, v in records.skipped.items()},
-            "figures": figures})
+        write_json(
+            Path(out) / "figures.json",
+            {
+                "row": row.id,
+                "data": str(data),
+                "split": split,
+                "boxes": str(boxes),
+                "oracle": oracle,
+                "flip": flip and not oracle,
+                "images": len(set(records.image_files)),
+                "instances": len(records),
+                "left out": {k: len(v) for k, v in records.skipped.items()},
+                "figures": figures,
+            },
+        )
     return figures

@@ -14,36 +14,49 @@ from pathlib import Path
 
 # %% ../nbs/parts/010_files.ipynb #7ec9db34
 class InputError(ValueError):
-    """Something handed in is wrong. The message names the value, where it came from, and what would be right."""
+    """Something handed in is wrong. The message names the value, where it came from, and what would
+    be right."""
 
 # %% ../nbs/parts/010_files.ipynb #256180d7
 def read_json(path, kind=dict):
-    """The contents of a JSON file, which must be a `kind` (dict, list, or a tuple of both) at the top.
+    """The contents of a JSON file, which must be a `kind` (dict, list, or a tuple of both) at the
+    top.
 
-    Raises InputError for a missing or unreadable file, for text that is no JSON, and for NaN or infinite numbers (with their line).
+    Raises InputError for a missing or unreadable file, for text that is no JSON, and for NaN or
+    infinite numbers (with their line).
     """
     path = Path(path)
-    if path.is_dir(): raise InputError(f"{path} is a folder; a JSON file is needed")
-    try: text = path.read_text(encoding="utf-8")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; a JSON file is needed")
+    try:
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise InputError(f"{path} does not exist{_nearest(path)}") from None
-    except UnicodeDecodeError: raise InputError(f"{path} is not a text file, so it cannot be JSON") from None
-    except OSError as error: raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not a text file, so it cannot be JSON") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
 
     def refuse(word):
         line = next(i for i, row in enumerate(text.splitlines(), 1) if word in row)
-        raise InputError(f"{path}, line {line}: holds {word}, which is not a number; every coordinate and score must be finite")
+        raise InputError(
+            f"{path}, line {line}: holds {word}, which is not a number; every coordinate and score must be finite"
+        )
 
-    try: value = json.loads(text, parse_constant=refuse)
+    try:
+        value = json.loads(text, parse_constant=refuse)
     except json.JSONDecodeError as error:
-        raise InputError(f"{path}, line {error.lineno}, column {error.colno}: not valid JSON ({error.msg})") from None
-    except RecursionError: raise InputError(f"{path}: nested too deeply to be an annotation file") from None
+        raise InputError(
+            f"{path}, line {error.lineno}, column {error.colno}: not valid JSON ({error.msg})"
+        ) from None
+    except RecursionError:
+        raise InputError(f"{path}: nested too deeply to be an annotation file") from None
     if not isinstance(value, kind):
         wanted = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
         raise InputError(f"{path}: holds a {type(value).__name__} at the top; expected a {wanted}")
     return value
 
-
+# %% ../nbs/parts/010_files.ipynb #bc530b5f
 def _nearest(path):
     """A hint about how much of a path exists."""
     for parent in path.parents:
@@ -55,7 +68,8 @@ def _nearest(path):
 # %% ../nbs/parts/010_files.ipynb #9c7c43e2
 @contextmanager
 def atomic_path(path):
-    """Give a temporary path beside `path` to write to; rename it to `path` at the end, or remove it if the block fails."""
+    """Give a temporary path beside `path` to write to; rename it to `path` at the end, or remove it
+    if the block fails."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
@@ -63,20 +77,28 @@ def atomic_path(path):
     temporary = Path(temporary)
     try:
         yield temporary
-        umask = os.umask(0); os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)                 # mkstemp makes files that nobody else may read
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files that nobody else may read
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
-
+# %% ../nbs/parts/010_files.ipynb #c7bc12ea
 def write_json(path, value):
-    """Write a value as JSON, atomically; NaN and infinity become null. Numpy numbers and arrays are accepted."""
+    """Write a value as JSON, atomically; NaN and infinity become null. Numpy numbers and arrays are
+    accepted."""
+
     def plain(x):
-        if isinstance(x, dict): return {str(k): plain(v) for k, v in x.items()}
-        if isinstance(x, (list, tuple)): return [plain(v) for v in x]
-        if hasattr(x, "tolist"): return plain(x.tolist())
-        if isinstance(x, float) and (x != x or x in (float("inf"), float("-inf"))): return None
+        if isinstance(x, dict):
+            return {str(k): plain(v) for k, v in x.items()}
+        if isinstance(x, (list, tuple)):
+            return [plain(v) for v in x]
+        if hasattr(x, "tolist"):
+            return plain(x.tolist())
+        if isinstance(x, float) and (x != x or x in (float("inf"), float("-inf"))):
+            return None
         return x
+
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(plain(value), indent=1, allow_nan=False), encoding="utf-8")

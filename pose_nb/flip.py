@@ -13,25 +13,35 @@ from .files import InputError
 
 # %% ../nbs/parts/520_flip.ipynb #f5c1dc6e
 def flip_heatmaps(heatmaps, flip_indices, shift, offsets=False):
-    """Turn the answer about a mirrored image back: heatmaps (B, C, h, w) -> the same shape, in the original's left/right sense.
+    """Turn the answer about a mirrored image back: heatmaps (B, C, h, w) -> the same shape, in the
+    original's left/right sense.
 
-    flip_indices: for each keypoint, the one on the other side (itself if there is none). shift moves the result right by one column;
-    column 0 keeps its value. offsets: three maps per keypoint (label, x offset, y offset); x offsets change their sign.
+    flip_indices: for each keypoint, the one on the other side (itself if there is none). shift
+    moves the result right by one column;
+    column 0 keeps its value. offsets: three maps per keypoint (label, x offset, y offset); x
+    offsets change their sign.
     Raises InputError if flip_indices is no reordering of the keypoints that are there.
     """
     group = 3 if offsets else 1
     indices = tuple(int(i) for i in flip_indices)
     if sorted(indices) != list(range(len(indices))):
-        raise InputError(f"flip_indices must hold each of 0 … {len(indices) - 1} once; got {list(indices)}")
+        raise InputError(
+            f"flip_indices must hold each of 0 … {len(indices) - 1} once; got {list(indices)}"
+        )
     if heatmaps.ndim != 4 or heatmaps.shape[1] != group * len(indices):
         wanted = f"(B, {group * len(indices)}, h, w)"
-        raise InputError(f"{len(indices)} flip_indices need heatmaps of shape {wanted}; got {tuple(heatmaps.shape)}")
-    order = table(_channels, (indices, group), torch.empty(0, dtype=torch.long, device=heatmaps.device))
+        raise InputError(
+            f"{len(indices)} flip_indices need heatmaps of shape {wanted}; got {tuple(heatmaps.shape)}"
+        )
+    order = table(
+        _channels, (indices, group), torch.empty(0, dtype=torch.long, device=heatmaps.device)
+    )
     turned = heatmaps.index_select(1, order).flip(-1)
-    if offsets: turned = turned * table(_signs, (len(indices),), turned)[:, None, None]
+    if offsets:
+        turned = turned * table(_signs, (len(indices),), turned)[:, None, None]
     return torch.cat([turned[..., :1], turned[..., :-1]], -1) if shift else turned
 
-
+# %% ../nbs/parts/520_flip.ipynb #ecb17899
 def _channels(indices, group):
     return [group * i + j for i in indices for j in range(group)]
 
@@ -41,17 +51,23 @@ def _signs(keypoints):
 
 # %% ../nbs/parts/520_flip.ipynb #48291489
 def flip_test(model, images, flip_indices, codec):
-    """Heatmaps (B, C, h, w) of `model` for images (B, 3, H, W), averaged with its answer about the mirrored images.
+    """Heatmaps (B, C, h, w) of `model` for images (B, 3, H, W), averaged with its answer about the
+    mirrored images.
 
-    model(images) gives heatmaps, or a list of which the last is taken; half precision is widened to float32. flip_indices as in
-    `flip_heatmaps`; the codec says whether mirrored maps are shifted (`shift_flip`) and hold offsets (`channels_per_keypoint` 3).
+    model(images) gives heatmaps, or a list of which the last is taken; half precision is widened to
+    float32. flip_indices as in
+    `flip_heatmaps`; the codec says whether mirrored maps are shifted (`shift_flip`) and hold
+    offsets (`channels_per_keypoint` 3).
     """
     direct, mirrored = _last(model(images)), _last(model(images.flip(-1)))
-    turned = flip_heatmaps(mirrored, flip_indices, codec.shift_flip, offsets=codec.channels_per_keypoint == 3)
+    turned = flip_heatmaps(
+        mirrored, flip_indices, codec.shift_flip, offsets=codec.channels_per_keypoint == 3
+    )
     return (direct + turned) * 0.5
 
 
 def _last(output):
-    """The last of a list of heatmaps, or the heatmaps themselves; half precision widened to float32."""
+    """The last of a list of heatmaps, or the heatmaps themselves; half precision widened to
+    float32."""
     maps = output[-1] if isinstance(output, (list, tuple)) else output
     return maps if maps.dtype in (torch.float32, torch.float64) else maps.float()

@@ -17,13 +17,17 @@ def fix_aspect(scale, aspect):
     scale = np.asarray(scale, np.float32)
     w, h = scale[..., :1], scale[..., 1:]
     aspect = np.float32(aspect)
-    return np.where(w > h * aspect, np.concatenate([w, w / aspect], -1), np.concatenate([h * aspect, h], -1)).astype(np.float32)
+    return np.where(
+        w > h * aspect, np.concatenate([w, w / aspect], -1), np.concatenate([h * aspect, h], -1)
+    ).astype(np.float32)
 
 
 def box_to_center_scale(boxes_xyxy, aspect, padding=1.25):
-    """Centre (N, 2) and padded, aspect-fixed size (N, 2) of boxes (N, 4) as x1, y1, x2, y2, in image pixels, float32.
+    """Centre (N, 2) and padded, aspect-fixed size (N, 2) of boxes (N, 4) as x1, y1, x2, y2, in
+    image pixels, float32.
 
-    aspect = input width / input height. A single box (4,) gives (2,) and (2,). Raises ValueError for another last axis.
+    aspect = input width / input height. A single box (4,) gives (2,) and (2,). Raises ValueError
+    for another last axis.
     """
     boxes = np.asarray(boxes_xyxy, np.float32)
     if boxes.shape[-1:] != (4,):
@@ -37,17 +41,21 @@ def _third_point(a, b):
     d = a - b
     return b + np.stack([-d[..., 1], d[..., 0]], -1)
 
-
+# %% ../nbs/parts/020_geometry.ipynb #b4ee7815
 def crop_matrix(center, scale, rotation, size, udp=False):
     """Matrices (..., 2, 3), float64, that map image pixels to pixels of a crop of `size` = (w, h).
 
-    center (..., 2), scale (..., 2) in image pixels (scale padded and aspect-fixed), rotation (...) in degrees.
-    plain: the factor is w / scale_w on both axes; udp: (w - 1) / scale_w and (h - 1) / scale_h, and the opposite sense of rotation.
+    center (..., 2), scale (..., 2) in image pixels (scale padded and aspect-fixed), rotation (...)
+    in degrees.
+    plain: the factor is w / scale_w on both axes; udp: (w - 1) / scale_w and (h - 1) / scale_h, and
+    the opposite sense of rotation.
     Raises ValueError if a scale is not positive. UDP: Huang et al., CVPR 2020.
     """
     center, scale = np.asarray(center, np.float32), np.asarray(scale, np.float32)
     if not (scale > 0).all():
-        raise ValueError(f"the scale of a crop must be positive; got {scale[~(scale > 0).all(-1)] if scale.ndim > 1 else scale}")
+        raise ValueError(
+            f"the scale of a crop must be positive; got {scale[~(scale > 0).all(-1)] if scale.ndim > 1 else scale}"
+        )
     angle = np.deg2rad(np.asarray(rotation, np.float64))
     cos, sin = np.cos(angle), np.sin(angle)
     w, h = size
@@ -55,22 +63,29 @@ def crop_matrix(center, scale, rotation, size, udp=False):
         kx, ky = (w - 1) / scale[..., 0].astype(float), (h - 1) / scale[..., 1].astype(float)
         cx, cy = center[..., 0].astype(float), center[..., 1].astype(float)
         half_w, half_h = 0.5 * scale[..., 0].astype(float), 0.5 * scale[..., 1].astype(float)
-        rows = [[cos * kx, -sin * kx, kx * (-cx * cos + cy * sin + half_w)],
-                [sin * ky, cos * ky, ky * (-cx * sin - cy * cos + half_h)]]
+        rows = [
+            [cos * kx, -sin * kx, kx * (-cx * cos + cy * sin + half_w)],
+            [sin * ky, cos * ky, ky * (-cx * sin - cy * cos + half_h)],
+        ]
         matrix = np.stack([np.stack(np.broadcast_arrays(*row), -1) for row in rows], -2)
         return matrix.astype(np.float32).astype(np.float64)
-    down = np.stack([-sin, cos], -1) * (scale[..., 0:1].astype(float) * -0.5)          # towards the middle of the crop's top
+    down = np.stack([-sin, cos], -1) * (
+        scale[..., 0:1].astype(float) * -0.5
+    )  # towards the middle of the crop's top
     source = [center, (center + down).astype(np.float32)]
     source.append(_third_point(source[0], source[1]).astype(np.float32))
     target = [np.float32([w * 0.5, h * 0.5]), np.float32([w * 0.5, h * 0.5 - w * 0.5])]
     target.append(_third_point(target[0], target[1]))
-    left = np.stack([np.concatenate([p, np.ones_like(p[..., :1])], -1) for p in source], -2).astype(np.float64)    # (..., 3, 3)
+    left = np.stack([np.concatenate([p, np.ones_like(p[..., :1])], -1) for p in source], -2).astype(
+        np.float64
+    )  # (..., 3, 3)
     right = np.broadcast_to(np.stack(target, -2).astype(np.float64), left.shape[:-2] + (3, 2))
     return np.swapaxes(np.linalg.solve(left, right), -1, -2)
 
-
+# %% ../nbs/parts/020_geometry.ipynb #f9faf9bb
 def apply_affine(points, matrix):
-    """Map points (..., K, 2) by matrices (..., 2, 3); float32 in, float32 out. One matrix per leading index, or one for all."""
+    """Map points (..., K, 2) by matrices (..., 2, 3); float32 in, float32 out. One matrix per
+    leading index, or one for all."""
     points, matrix = np.asarray(points, np.float32), np.asarray(matrix, np.float32)
     return points @ np.swapaxes(matrix[..., :2], -1, -2) + matrix[..., None, :, 2]
 
@@ -78,17 +93,23 @@ def apply_affine(points, matrix):
 def invert_affine(matrix):
     """Inverse of matrices (..., 2, 3), in float64. Raises ValueError if one cannot be inverted."""
     matrix = np.asarray(matrix, np.float64)
-    try: linear = np.linalg.inv(matrix[..., :2])
+    try:
+        linear = np.linalg.inv(matrix[..., :2])
     except np.linalg.LinAlgError:
-        raise ValueError(f"matrix cannot be inverted (its two columns are parallel): {matrix.tolist()}") from None
+        raise ValueError(
+            f"matrix cannot be inverted (its two columns are parallel): {matrix.tolist()}"
+        ) from None
     return np.concatenate([linear, -linear @ matrix[..., 2:]], -1)
 
 # %% ../nbs/parts/020_geometry.ipynb #ace9db5c
 def to_image(points, center, scale, size, udp=False):
-    """Map crop pixels (..., K, 2) of an unrotated crop back to image pixels: points / (w, h) * scale + center - scale / 2.
+    """Map crop pixels (..., K, 2) of an unrotated crop back to image pixels: points / (w, h) *
+    scale + center - scale / 2.
 
-    center, scale (..., 2) as used for the crop (scale padded and aspect-fixed); size = (w, h) of the crop; udp divides by
-    (w - 1, h - 1) instead. Takes numpy arrays or torch tensors (all of one kind) and answers in the same kind.
+    center, scale (..., 2) as used for the crop (scale padded and aspect-fixed); size = (w, h) of
+    the crop; udp divides by
+    (w - 1, h - 1) instead. Takes numpy arrays or torch tensors (all of one kind) and answers in the
+    same kind.
     """
     grid = [size[0] - 1, size[1] - 1] if udp else [size[0], size[1]]
     grid = np.float32(grid) if isinstance(points, np.ndarray) else points.new_tensor(grid)

@@ -17,66 +17,94 @@ from .files import InputError
 def keypoint_mse(predicted, target, weights=None, skip_empty=False):
     """Mean over all B·K·H·W entries of weight · (predicted - target)², a scalar.
 
-    predicted, target: (B, K, H, W); weights: (B, K) or None for 1 everywhere. skip_empty: channels with an all-zero target count 0 too.
-    The mean divides by all entries, also by those that do not count. Half precision is computed in float32. InputError: shapes do not fit.
+    predicted, target: (B, K, H, W); weights: (B, K) or None for 1 everywhere. skip_empty: channels
+    with an all-zero target count 0 too.
+    The mean divides by all entries, also by those that do not count. Half precision is computed in
+    float32. InputError: shapes do not fit.
     """
     predicted, target, weights = _checked(predicted, target, weights)
     error = (predicted - target).square()
-    if skip_empty: error = error * (target != 0).flatten(2).any(2)[..., None, None]
-    if weights is not None: error = error * weights[..., None, None]
+    if skip_empty:
+        error = error * (target != 0).flatten(2).any(2)[..., None, None]
+    if weights is not None:
+        error = error * weights[..., None, None]
     return error.mean()
 
-
+# %% ../nbs/parts/510_losses.ipynb #c2e69df5
 def _checked(predicted, target, weights, channels=1):
-    """The three tensors in float32 at least, after a look at their shapes; broadcasting would hide mistakes."""
+    """The three tensors in float32 at least, after a look at their shapes; broadcasting would hide
+    mistakes."""
     if predicted.ndim != 4 or predicted.shape != target.shape:
-        raise InputError(f"predicted maps have shape {tuple(predicted.shape)} and target maps {tuple(target.shape)}; "
-                         "both must have the same shape (B, K, H, W)")
+        raise InputError(
+            f"predicted maps have shape {tuple(predicted.shape)} and target maps {tuple(target.shape)}; "
+            "both must have the same shape (B, K, H, W)"
+        )
     if predicted.shape[1] % channels:
-        raise InputError(f"{predicted.shape[1]} channels do not come in groups of {channels} per keypoint (label, x offset, y offset)")
+        raise InputError(
+            f"{predicted.shape[1]} channels do not come in groups of {channels} per keypoint (label, x offset, y offset)"
+        )
     wanted = (predicted.shape[0], predicted.shape[1] // channels)
     if weights is not None and tuple(weights.shape) != wanted:
-        raise InputError(f"weights have shape {tuple(weights.shape)}; one per sample and keypoint would be {wanted}")
+        raise InputError(
+            f"weights have shape {tuple(weights.shape)}; one per sample and keypoint would be {wanted}"
+        )
     dtype = torch.promote_types(predicted.dtype, torch.float32)
     return predicted.to(dtype), target.to(dtype), None if weights is None else weights.to(dtype)
 
 # %% ../nbs/parts/510_losses.ipynb #2b0f5932
 def ohkm(predicted, target, weights=None, top=8):
-    """Squared error of the `top` hardest keypoints of each sample, averaged over them and over the batch (CVPR 2018), a scalar.
+    """Squared error of the `top` hardest keypoints of each sample, averaged over them and over the
+    batch (CVPR 2018), a scalar.
 
-    predicted, target: (B, K, H, W); weights: (B, K) or None. The weight multiplies the *maps*, so its square multiplies the error.
-    Half precision is computed in float32. InputError: shapes do not fit, or fewer than `top` keypoints.
+    predicted, target: (B, K, H, W); weights: (B, K) or None. The weight multiplies the *maps*, so
+    its square multiplies the error.
+    Half precision is computed in float32. InputError: shapes do not fit, or fewer than `top`
+    keypoints.
     """
     predicted, target, weights = _checked(predicted, target, weights)
     if not 1 <= top <= predicted.shape[1]:
-        raise InputError(f"cannot take the {top} hardest of {predicted.shape[1]} keypoints; top must be between 1 and {predicted.shape[1]}")
-    error = (predicted - target) if weights is None else (predicted - target) * weights[..., None, None]
+        raise InputError(
+            f"cannot take the {top} hardest of {predicted.shape[1]} keypoints; top must be between 1 and {predicted.shape[1]}"
+        )
+    error = (
+        (predicted - target) if weights is None else (predicted - target) * weights[..., None, None]
+    )
     return error.square().mean((2, 3)).topk(top, dim=1, sorted=False).values.mean()
 
 # %% ../nbs/parts/510_losses.ipynb #90323008
 def adaptive_wing(predicted, target, weights=None, alpha=2.1, omega=14.0, epsilon=1.0, theta=0.5):
     """Adaptive Wing loss (ICCV 2019, eq. 3), averaged over all entries, a scalar.
 
-    predicted, target: (B, K, H, W), targets within 0..1; weights: (B, K) or None, they multiply both maps before they are compared.
-    Below `theta` the loss is ω·ln(1 + (δ/ε)^(α-T)), above it goes on as a straight line. Half precision is computed in float32.
+    predicted, target: (B, K, H, W), targets within 0..1; weights: (B, K) or None, they multiply
+    both maps before they are compared.
+    Below `theta` the loss is ω·ln(1 + (δ/ε)^(α-T)), above it goes on as a straight line. Half
+    precision is computed in float32.
     """
     predicted, target, weights = _checked(predicted, target, weights)
-    if weights is not None: predicted, target = predicted * weights[..., None, None], target * weights[..., None, None]
+    if weights is not None:
+        predicted, target = predicted * weights[..., None, None], target * weights[..., None, None]
     delta, power, r = (target - predicted).abs(), alpha - target, theta / epsilon
-    slope = omega * power * r ** (power - 1) / (epsilon * (1 + r ** power))
-    offset = theta * slope - omega * torch.log(1 + r ** power)
-    return torch.where(delta < theta, omega * torch.log(1 + (delta / epsilon) ** power), slope * delta - offset).mean()
+    slope = omega * power * r ** (power - 1) / (epsilon * (1 + r**power))
+    offset = theta * slope - omega * torch.log(1 + r**power)
+    return torch.where(
+        delta < theta, omega * torch.log(1 + (delta / epsilon) ** power), slope * delta - offset
+    ).mean()
 
 # %% ../nbs/parts/510_losses.ipynb #c8fd837a
 def combined_mse(predicted, target, weights=None):
-    """Loss of UDP's combined maps (CVPR 2020): half the squared error of the label, plus, on the target's disc, half that of each offset.
+    """Loss of UDP's combined maps (CVPR 2020): half the squared error of the label, plus, on the
+    target's disc, half that of each offset.
 
-    predicted, target: (B, 3K, H, W), channels label, x offset, y offset of each keypoint in turn; weights: (B, K) or None.
+    predicted, target: (B, 3K, H, W), channels label, x offset, y offset of each keypoint in turn;
+    weights: (B, K) or None.
     A scalar: the mean over B·K·H·W. Half precision is computed in float32.
     """
     predicted, target, weights = _checked(predicted, target, weights, channels=3)
-    error, target = (t.unflatten(1, (-1, 3)) for t in (predicted - target, target))       # (B, K, 3, H, W)
-    if weights is not None: error = error * weights[..., None, None, None]
+    error, target = (
+        t.unflatten(1, (-1, 3)) for t in (predicted - target, target)
+    )  # (B, K, 3, H, W)
+    if weights is not None:
+        error = error * weights[..., None, None, None]
     label, x, y = error.unbind(2)
     disc = target[:, :, 0]
     return (label.square() + (disc * x).square() + (disc * y).square()).mean() / 2
@@ -86,17 +114,23 @@ def combined_mse(predicted, target, weights=None):
 class StagedLoss:
     """Sum over a network's outputs of factor · loss(output, target, weights), a scalar.
 
-    losses: one function for all outputs, or a tuple with one for each. factors: one number, or one for each.
-    levels: which entry of a *list* of targets each output is compared with; None: target i for output i.
+    losses: one function for all outputs, or a tuple with one for each. factors: one number, or one
+    for each.
+    levels: which entry of a *list* of targets each output is compared with; None: target i for
+    output i.
     """
+
     losses: Callable | tuple = keypoint_mse
     factors: float | tuple = 1.0
     levels: tuple | None = None
 
     def __call__(self, outputs, targets, weights=None):
-        """outputs: list of (B, K, H, W). targets, weights: one tensor for all, a list with one per output, or a list by level."""
+        """outputs: list of (B, K, H, W). targets, weights: one tensor for all, a list with one per
+        output, or a list by level."""
         parts = self.parts(outputs, targets, weights)
-        return torch.stack([f * part for f, part in zip(self._each(self.factors, len(parts), "factors"), parts)]).sum()
+        return torch.stack(
+            [f * part for f, part in zip(self._each(self.factors, len(parts), "factors"), parts)]
+        ).sum()
 
     def parts(self, outputs, targets, weights=None):
         """The losses of the single outputs, before factors: a list of scalars."""
@@ -104,27 +138,43 @@ class StagedLoss:
         levels = self._each(range(n) if self.levels is None else self.levels, n, "levels")
 
         def spread(things, name):
-            if not isinstance(things, (list, tuple)): return [things] * n
-            if len(things) == n: return things
-            if len(things) == max(levels) + 1: return [things[i] for i in levels]
-            raise InputError(f"{len(things)} {name} for {n} outputs at the levels {tuple(levels)}; give one per level or one per output")
+            if not isinstance(things, (list, tuple)):
+                return [things] * n
+            if len(things) == n:
+                return things
+            if len(things) == max(levels) + 1:
+                return [things[i] for i in levels]
+            raise InputError(
+                f"{len(things)} {name} for {n} outputs at the levels {tuple(levels)}; give one per level or one per output"
+            )
 
         losses = self._each(self.losses, n, "losses")
-        return [loss(*tensors) for loss, *tensors in zip(losses, outputs, spread(targets, "targets"), spread(weights, "weights"))]
+        return [
+            loss(*tensors)
+            for loss, *tensors in zip(
+                losses, outputs, spread(targets, "targets"), spread(weights, "weights")
+            )
+        ]
 
     def _each(self, value, n, name):
-        if not isinstance(value, (tuple, list, range)): return (value,) * n
-        if len(value) != n: raise InputError(f"the network gives {n} outputs, but the loss has {len(value)} {name}")
+        if not isinstance(value, (tuple, list, range)):
+            return (value,) * n
+        if len(value) != n:
+            raise InputError(f"the network gives {n} outputs, but the loss has {len(value)} {name}")
         return value
 
 # %% ../nbs/parts/510_losses.ipynb #e258f523
 def units_loss(stages):
-    """The loss of MSPN and RSN with 4·`stages` outputs (stage by stage, coarse to fine), as a `StagedLoss`.
+    """The loss of MSPN and RSN with 4·`stages` outputs (stage by stage, coarse to fine), as a
+    `StagedLoss`.
 
-    Units 0 to 2: ¼ of the squared error; unit 3: the 8 hardest keypoints. Targets are a list with one per output, or, ordered from the
-    bluntest to the sharpest, 4 for one stage, else 5, where all stages use 0 to 3 and the last uses 1 to 4.
+    Units 0 to 2: ¼ of the squared error; unit 3: the 8 hardest keypoints. Targets are a list with
+    one per output, or, ordered from the
+    bluntest to the sharpest, 4 for one stage, else 5, where all stages use 0 to 3 and the last uses
+    1 to 4.
     """
-    if stages < 1: raise InputError(f"a network has at least one stage, not {stages}")
+    if stages < 1:
+        raise InputError(f"a network has at least one stage, not {stages}")
     last = (0, 1, 2, 3) if stages == 1 else (1, 2, 3, 4)
     losses, factors = (keypoint_mse, keypoint_mse, keypoint_mse, ohkm), (0.25, 0.25, 0.25, 1.0)
     return StagedLoss(losses * stages, factors * stages, (0, 1, 2, 3) * (stages - 1) + last)
@@ -132,17 +182,20 @@ def units_loss(stages):
 # %% ../nbs/parts/510_losses.ipynb #6013a4f9
 @torch.no_grad()
 def pose_accuracy(predicted, target, weights=None, threshold=0.05):
-    """Share of joints whose peak is nearer than `threshold` to the target's, as training logs give it: (average, per keypoint (K,)).
+    """Share of joints whose peak is nearer than `threshold` to the target's, as training logs give
+    it: (average, per keypoint (K,)).
 
-    predicted, target: (B, K, H, W); weights: (B, K) or None, joints count where > 0. Distances are dx/H and dy/W (sic).
-    A keypoint with no labelled sample is NaN and does not enter the average; nothing labelled at all gives 0. Stays on the device.
+    predicted, target: (B, K, H, W); weights: (B, K) or None, joints count where > 0. Distances are
+    dx/H and dy/W (sic).
+    A keypoint with no labelled sample is NaN and does not enter the average; nothing labelled at
+    all gives 0. Stays on the device.
     """
     predicted, target, weights = _checked(predicted, target, weights)
     height, width = predicted.shape[2:]
     away = (_peaks(predicted) - _peaks(target)) / predicted.new_tensor([height, width])
     counts = torch.ones_like(away[..., 0], dtype=torch.bool) if weights is None else weights > 0
     near = (away.norm(dim=-1) < threshold) & counts
-    per_keypoint = near.sum(0) / counts.sum(0)                          # 0/0 is NaN
+    per_keypoint = near.sum(0) / counts.sum(0)  # 0/0 is NaN
     return per_keypoint.nanmean().nan_to_num(0.0), per_keypoint
 
 

@@ -24,7 +24,8 @@ from .skeletons import Skeleton
 class Poses:
     """Keypoints of N people in one or several images.
 
-    keypoints (N, K, 2) in pixels of their image, scores (N, K), boxes (N, 4) x1 y1 x2 y2, image_index (N,) which image; float32 numpy.
+    keypoints (N, K, 2) in pixels of their image, scores (N, K), boxes (N, 4) x1 y1 x2 y2,
+    image_index (N,) which image; float32 numpy.
     """
 
     keypoints: np.ndarray
@@ -33,99 +34,169 @@ class Poses:
     image_index: np.ndarray
     skeleton: Skeleton
 
-    def __len__(self): return len(self.keypoints)
+    def __len__(self):
+        return len(self.keypoints)
 
     def of_image(self, index):
         """The poses of one image."""
         mine = self.image_index == index
-        return Poses(self.keypoints[mine], self.scores[mine], self.boxes[mine], self.image_index[mine], self.skeleton)
+        return Poses(
+            self.keypoints[mine],
+            self.scores[mine],
+            self.boxes[mine],
+            self.image_index[mine],
+            self.skeleton,
+        )
 
-
+# %% ../nbs/parts/830_prediction.ipynb #152da14b
 def _pixels(image, index):
     """An image as (H, W, 3) uint8 RGB, from a path or an array."""
-    if isinstance(image, (str, Path)): return read_image(image)
+    if isinstance(image, (str, Path)):
+        return read_image(image)
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise InputError(f"image {index}: shape {image.shape}, {image.dtype}; an RGB image is (H, W, 3) uint8")
+        raise InputError(
+            f"image {index}: shape {image.shape}, {image.dtype}; an RGB image is (H, W, 3) uint8"
+        )
     return image
 
-
+# %% ../nbs/parts/830_prediction.ipynb #23932017
 def check_boxes(boxes, where):
     """Boxes as (N, 4) float32 x1 y1 x2 y2; InputError for anything else, or a box without area."""
-    try: boxes = np.asarray(boxes, np.float32)
-    except (TypeError, ValueError): raise InputError(f"{where}: boxes must be numbers, four each: x1, y1, x2, y2") from None
-    if boxes.size == 0: return np.zeros((0, 4), np.float32)
-    if boxes.ndim != 2 or boxes.shape[1] != 4: raise InputError(f"{where}: boxes have shape {boxes.shape}; (N, 4) is needed: x1, y1, x2, y2")
-    bad = np.flatnonzero(~np.isfinite(boxes).all(1) | (boxes[:, 2] <= boxes[:, 0]) | (boxes[:, 3] <= boxes[:, 1]))
-    if len(bad): raise InputError(f"{where}, box {bad[0]}: {boxes[bad[0]].tolist()} has no area; x1 < x2 and y1 < y2 are needed (not x, y, w, h)")
+    try:
+        boxes = np.asarray(boxes, np.float32)
+    except (TypeError, ValueError):
+        raise InputError(f"{where}: boxes must be numbers, four each: x1, y1, x2, y2") from None
+    if boxes.size == 0:
+        return np.zeros((0, 4), np.float32)
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise InputError(
+            f"{where}: boxes have shape {boxes.shape}; (N, 4) is needed: x1, y1, x2, y2"
+        )
+    bad = np.flatnonzero(
+        ~np.isfinite(boxes).all(1) | (boxes[:, 2] <= boxes[:, 0]) | (boxes[:, 3] <= boxes[:, 1])
+    )
+    if len(bad):
+        raise InputError(
+            f"{where}, box {bad[0]}: {boxes[bad[0]].tolist()} has no area; x1 < x2 and y1 < y2 are needed (not x, y, w, h)"
+        )
     return boxes
 
-
+# %% ../nbs/parts/830_prediction.ipynb #d8e9946a
 @torch.inference_mode()
 def predict(model, images, boxes=None, *, row=None, flip=None, batch_size=32, device=None):
     """Keypoints of the people in some boxes, as `Poses`.
 
-    model: from `create_model`, which knows its row (else give `row`). images: one image or a list; paths, or (H, W, 3) uint8 RGB arrays.
-    boxes: (N, 4) x1 y1 x2 y2 for one image, or a list with one such array per image; None: one person fills each image.
-    flip: the flip test; default as published. Raises InputError for an unreadable image or an unusable box.
+    model: from `create_model`, which knows its row (else give `row`). images: one image or a list;
+    paths, or (H, W, 3) uint8 RGB arrays.
+    boxes: (N, 4) x1 y1 x2 y2 for one image, or a list with one such array per image; None: one
+    person fills each image.
+    flip: the flip test; default as published. Raises InputError for an unreadable image or an
+    unusable box.
     """
     row = row or getattr(model, "row", None)
-    if row is None: raise InputError("this network does not say which row it belongs to; pass row=get_row('...')")
-    single = isinstance(images, (str, Path)) or (isinstance(images, np.ndarray) and images.ndim == 3)
-    if single: images, boxes = [images], None if boxes is None else [boxes]
-    if boxes is not None and len(boxes) != len(images): raise InputError(f"{len(images)} images but boxes for {len(boxes)}; give one list of boxes per image")
-    device, size, aspect = pick_device(device), row.codec.input_size, row.codec.input_size[0] / row.codec.input_size[1]
+    if row is None:
+        raise InputError(
+            "this network does not say which row it belongs to; pass row=get_row('...')"
+        )
+    single = isinstance(images, (str, Path)) or (
+        isinstance(images, np.ndarray) and images.ndim == 3
+    )
+    if single:
+        images, boxes = [images], None if boxes is None else [boxes]
+    if boxes is not None and len(boxes) != len(images):
+        raise InputError(
+            f"{len(images)} images but boxes for {len(boxes)}; give one list of boxes per image"
+        )
+    device, size, aspect = (
+        pick_device(device),
+        row.codec.input_size,
+        row.codec.input_size[0] / row.codec.input_size[1],
+    )
     model, flip = model.to(device).eval(), row.flip if flip is None else flip
     crops, found, kept, owners = [], [], [], []
 
-    def answer():                                           # one batch of crops through the network
+    def answer():  # one batch of crops through the network
         pixels, center, scale = (np.stack(column) for column in zip(*crops))
         batch = normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device))
-        heatmaps = flip_test(model, batch, row.skeleton.flip_indices, row.codec) if flip else model(batch)
+        heatmaps = (
+            flip_test(model, batch, row.skeleton.flip_indices, row.codec) if flip else model(batch)
+        )
         points, scores = row.codec.decode(heatmaps)
-        points = to_image(points, torch.from_numpy(center).to(device), torch.from_numpy(scale).to(device), size, row.codec.udp)
+        points = to_image(
+            points,
+            torch.from_numpy(center).to(device),
+            torch.from_numpy(scale).to(device),
+            size,
+            row.codec.udp,
+        )
         found.append((points.float().cpu().numpy(), scores.float().cpu().numpy()))
         crops.clear()
 
     for i, image in enumerate(images):
         pixels = _pixels(image, i)
         name = image if isinstance(image, (str, Path)) else f"image {i}"
-        mine = check_boxes([[0, 0, pixels.shape[1], pixels.shape[0]]] if boxes is None else boxes[i], name)
-        kept.append(mine); owners += [i] * len(mine)
+        mine = check_boxes(
+            [[0, 0, pixels.shape[1], pixels.shape[0]]] if boxes is None else boxes[i], name
+        )
+        kept.append(mine)
+        owners += [i] * len(mine)
         for center, scale in zip(*box_to_center_scale(mine, aspect)):
-            crops.append((crop_image(pixels, center, scale, 0.0, size, row.udp_crop), center, scale))
-            if len(crops) == batch_size: answer()
-    if crops: answer()
+            crops.append(
+                (crop_image(pixels, center, scale, 0.0, size, row.udp_crop), center, scale)
+            )
+            if len(crops) == batch_size:
+                answer()
+    if crops:
+        answer()
     K = len(row.skeleton)
-    points, scores = zip(*found) if found else ([np.zeros((0, K, 2), np.float32)], [np.zeros((0, K), np.float32)])
-    return Poses(np.concatenate(points), np.concatenate(scores), np.concatenate(kept or [np.zeros((0, 4), np.float32)]),
-                 np.array(owners, int), row.skeleton)
+    points, scores = (
+        zip(*found)
+        if found
+        else ([np.zeros((0, K, 2), np.float32)], [np.zeros((0, K), np.float32)])
+    )
+    return Poses(
+        np.concatenate(points),
+        np.concatenate(scores),
+        np.concatenate(kept or [np.zeros((0, 4), np.float32)]),
+        np.array(owners, int),
+        row.skeleton,
+    )
 
 # %% ../nbs/parts/830_prediction.ipynb #bfc2c8d0
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 def find_images(paths):
-    """Image files among paths; a folder stands for the images in it. InputError for what does not exist or holds none."""
+    """Image files among paths; a folder stands for the images in it. InputError for what does not
+    exist or holds none."""
     found = []
     for path in map(Path, paths):
         if path.is_dir():
             inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
-            if not inside: raise InputError(f"{path}: no images in this folder ({', '.join(SUFFIXES)})")
+            if not inside:
+                raise InputError(f"{path}: no images in this folder ({', '.join(SUFFIXES)})")
             found += inside
-        elif path.is_file(): found.append(path)
-        else: raise InputError(f"{path}: no such file or folder")
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise InputError(f"{path}: no such file or folder")
     return found
 
-
+# %% ../nbs/parts/830_prediction.ipynb #588724a7
 def read_boxes(path, images):
-    """Boxes for each image from a JSON file: {file name: [[x1, y1, x2, y2], ...]}, or COCO detections with `file_name` and bbox x y w h."""
+    """Boxes for each image from a JSON file: {file name: [[x1, y1, x2, y2], ...]}, or COCO
+    detections with `file_name` and bbox x y w h."""
     value, names = read_json(path, (dict, list)), {p.name: i for i, p in enumerate(images)}
     boxes = [[] for _ in images]
     if isinstance(value, dict):
         unknown = sorted(set(value) - set(names))
-        if unknown: raise InputError(f"{path}: boxes for {unknown[0]!r}, which is not among the images ({', '.join(sorted(names)[:4])})")
-        for name, rows in value.items(): boxes[names[name]] = rows
+        if unknown:
+            raise InputError(
+                f"{path}: boxes for {unknown[0]!r}, which is not among the images ({', '.join(sorted(names)[:4])})"
+            )
+        for name, rows in value.items():
+            boxes[names[name]] = rows
     else:
         for i, item in enumerate(value):
             if not isinstance(item, dict) or not {"file_name", "bbox"} <= set(item):

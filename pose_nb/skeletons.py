@@ -18,23 +18,31 @@ import numpy as np
 from .files import InputError, read_json
 
 # %% ../nbs/parts/030_skeletons.ipynb #90faba4b
-PALETTE = {"B": (51, 153, 255), "G": (0, 255, 0), "O": (255, 128, 0), "R": (255, 0, 0)}  # RGB: blue, green, orange, red
-DEFAULT_SIGMA = 0.05                                     # a miss of a tenth of the object's size then scores exp(-1/2) = 0.61
+# RGB: blue, green, orange, red
+PALETTE = {"B": (51, 153, 255), "G": (0, 255, 0), "O": (255, 128, 0), "R": (255, 0, 0)}
+# a miss of a tenth of the object's size then scores exp(-1/2) = 0.61
+DEFAULT_SIGMA = 0.05
 
 @dataclass(frozen=True)
 class Skeleton:
-    """The keypoints of a data set and what belongs to them; all tuples, so it is hashable. Raises InputError for anything inconsistent.
+    """The keypoints of a data set and what belongs to them; all tuples, so it is hashable. Raises
+    InputError for anything inconsistent.
 
-    `sigmas` is None where the data set defines none. Empty `joint_weights` become ones; empty colours are filled in by side.
+    `sigmas` is None where the data set defines none. Empty `joint_weights` become ones; empty
+    colours are filled in by side.
     """
     name: str                                            # what it is called
-    keypoints: tuple                                     # K unique names, in the order of the channels
-    flip_pairs: tuple = ()                               # pairs of names that change places in a mirror
+    # K unique names, in the order of the channels
+    keypoints: tuple
+    # pairs of names that change places in a mirror
+    flip_pairs: tuple = ()
     links: tuple = ()                                    # pairs of names, the limbs to draw
-    sigmas: tuple | None = None                          # K OKS constants: spread of human labels over the square root of the area
+    # K OKS constants: spread of human labels over the square root of the area
+    sigmas: tuple | None = None
     upper_body: tuple = ()                               # names, for the half-body augmentation
     lower_body: tuple = ()                               # names, likewise
-    joint_weights: tuple = ()                            # K weights that data sets publish; no row of the tables uses them
+    # K weights that data sets publish; no row of the tables uses them
+    joint_weights: tuple = ()
     colors: tuple = ()                                   # K colours, RGB 0..255
     link_colors: tuple = ()                              # one colour per link, RGB 0..255
 
@@ -63,7 +71,8 @@ class Skeleton:
     def num_keypoints(self): return len(self.keypoints)
 
     def index(self, name):
-        """The channel of a keypoint; an unknown name is an InputError with the nearest known one."""
+        """The channel of a keypoint; an unknown name is an InputError with the nearest known
+        one."""
         return _known(name, self.keypoints, f"skeleton {self.name!r}")
 
     @property
@@ -86,7 +95,8 @@ class Skeleton:
     def lower_ids(self): return tuple(self.index(name) for name in self.lower_body)
 
     def oks_sigmas(self):
-        """The sigmas (K,) as float64; where there are none, `DEFAULT_SIGMA` for all, with a warning, as the OKS is then not comparable."""
+        """The sigmas (K,) as float64; where there are none, `DEFAULT_SIGMA` for all, with a
+        warning, as the OKS is then not comparable."""
         if self.sigmas is not None: return np.array(self.sigmas)
         warnings.warn(f"skeleton {self.name!r} has no sigmas: {DEFAULT_SIGMA} is used for every keypoint, so this OKS compares with no "
                       "other; measure them with skeletons.estimate_sigmas", stacklevel=2)
@@ -103,9 +113,11 @@ class Skeleton:
 
     @classmethod
     def from_dict(cls, values, source="dict"):
-        """From a dictionary with the fields of this class; pairs are of names or of indices from 0. Only `keypoints` is needed.
+        """From a dictionary with the fields of this class; pairs are of names or of indices from 0.
+        Only `keypoints` is needed.
 
-        Without `flip_pairs`, names that differ in left/right alone are paired (an empty list means: none).
+        Without `flip_pairs`, names that differ in left/right alone are paired (an empty list means:
+        none).
         """
         if not isinstance(values, dict): raise InputError(f"{source}: holds a {type(values).__name__}; a skeleton is a dictionary")
         fields = list(cls.__dataclass_fields__)
@@ -121,7 +133,8 @@ class Skeleton:
 
     @classmethod
     def from_coco_category(cls, category, sigmas=None, source="COCO category"):
-        """From an entry of `categories` in a COCO annotation file: `keypoints` (names) and `skeleton` (pairs of indices from 1)."""
+        """From an entry of `categories` in a COCO annotation file: `keypoints` (names) and
+        `skeleton` (pairs of indices from 1)."""
         if not isinstance(category, dict) or not category.get("keypoints"):
             raise InputError(f"{source}: has no 'keypoints'; a category of a keypoint data set lists their names")
         names, limbs = category["keypoints"], category.get("skeleton") or []
@@ -135,7 +148,8 @@ class Skeleton:
 
     @classmethod
     def from_file(cls, path):
-        """From a JSON file: the dictionary of `from_dict`, a COCO category, or a whole COCO annotation file (its first such category)."""
+        """From a JSON file: the dictionary of `from_dict`, a COCO category, or a whole COCO
+        annotation file (its first such category)."""
         values = read_json(path)
         if "categories" in values:
             found = [c for c in values["categories"] if isinstance(c, dict) and c.get("keypoints")]
@@ -213,14 +227,16 @@ def _mirror_name(name):
 
 
 def mirror_pairs(names):
-    """Pairs of names that differ only in left/right (also `l_`, `_R`), in the order in which the first of each appears."""
+    """Pairs of names that differ only in left/right (also `l_`, `_R`), in the order in which the
+    first of each appears."""
     names = list(names)
     other = [_mirror_name(n) for n in names]
     return tuple((n, o) for i, (n, o) in enumerate(zip(names, other)) if o != n and o in names[i + 1:])
 
 # %% ../nbs/parts/030_skeletons.ipynb #41cd7665
 def _body(name, keypoints, links, sigmas, colors, link_colors, joint_weights=None):
-    """A body: l_ and r_ stand for left_ and right_, pairs follow from them, and hips, knees, ankles and pelvis are the lower half."""
+    """A body: l_ and r_ stand for left_ and right_, pairs follow from them, and hips, knees, ankles
+    and pelvis are the lower half."""
     keypoints, links = (re.sub(r"\b([lr])_", lambda m: {"l": "left_", "r": "right_"}[m[1]], text).split() for text in (keypoints, links))
     weight = lambda k: 1.2 if k.endswith(("elbow", "knee")) else 1.5 if k.endswith(("wrist", "ankle")) else 1.0
     lower = [k for k in keypoints if k.endswith(("hip", "knee", "ankle", "pelvis"))]
@@ -286,15 +302,20 @@ COFW = _face("cofw", 29, [(0, 1), (2, 3), (4, 6), (5, 7), (8, 9), (10, 11), (12,
 WFLW = _face("wflw", 98, [(i, 32 - i) for i in range(16)] + [(33 + i, 46 - i) for i in range(5)] + [(38 + i, 50 - i) for i in range(4)]
              + [(55, 59), (56, 58)] + [(60 + i, 72 - i) for i in range(5)] + [(65, 75), (66, 74), (67, 73)]
              + [(76, 82), (77, 81), (78, 80), (83, 87), (84, 86), (88, 92), (89, 91), (93, 95), (96, 97)])
-ALL = (COCO, MPII, CROWDPOSE, AIC, JHMDB, POSETRACK18, HUMANART, FACE_300W, AFLW, COCO_WHOLEBODY_FACE, COFW, WFLW)  # as the tables
+# as the tables
+ALL = (COCO, MPII, CROWDPOSE, AIC, JHMDB, POSETRACK18, HUMANART, FACE_300W, AFLW, COCO_WHOLEBODY_FACE, COFW, WFLW)
 
 # %% ../nbs/parts/030_skeletons.ipynb #3fdb0dcb
 def estimate_sigmas(labels, areas, truth=None, visible=None):
-    """The OKS sigmas (K,) float64 from repeated labels of the same objects: sigma_k^2 = E[d^2 / area], COCO's definition.
+    """The OKS sigmas (K,) float64 from repeated labels of the same objects: sigma_k^2 = E[d^2 /
+    area], COCO's definition.
 
-    labels (N, R, K, 2) are R annotators' points on N objects, areas (N,) in square pixels, visible (N, R, K) says which points exist.
-    d is the distance to `truth` (N, K, 2). Without it, the mean of an object's labels stands in; being their own mean it lies too close
-    to them, so the sum of their squares is divided by R - 1 instead of R (Bessel). NaN where nothing was labelled twice. Raises InputError.
+    labels (N, R, K, 2) are R annotators' points on N objects, areas (N,) in square pixels, visible
+    (N, R, K) says which points exist.
+    d is the distance to `truth` (N, K, 2). Without it, the mean of an object's labels stands in;
+    being their own mean it lies too close
+    to them, so the sum of their squares is divided by R - 1 instead of R (Bessel). NaN where
+    nothing was labelled twice. Raises InputError.
     """
     labels, areas = np.asarray(labels, float), np.asarray(areas, float)
     if labels.ndim != 4 or labels.shape[-1] != 2 or areas.shape != labels.shape[:1]:
@@ -305,5 +326,6 @@ def estimate_sigmas(labels, areas, truth=None, visible=None):
     if truth is None: centre = np.where(seen[..., None], labels, 0).sum(1) / np.maximum(count, 1)[..., None]
     else: centre = np.asarray(truth, float)
     squares = np.where(seen, ((labels - centre[:, None]) ** 2).sum(-1), 0).sum(1) / areas[:, None]
-    free = np.maximum(count - (truth is None), 0).sum(0)                        # terms, less one per object for its own mean
+    # terms, less one per object for its own mean
+    free = np.maximum(count - (truth is None), 0).sum(0)
     return np.where(free > 0, np.sqrt(np.where(count > 0, squares, 0).sum(0) / np.maximum(free, 1)), np.nan)

@@ -34,7 +34,8 @@ from .losses import StagedLoss, pose_accuracy, units_loss
 # %% ../nbs/parts/840_training.ipynb #08ec9047
 @dataclass(frozen=True)
 class Steps:
-    """Linear warm-up over `warmup` steps from `start`, then a factor of 0.1 at each epoch in `drops`."""
+    """Linear warm-up over `warmup` steps from `start`, then a factor of 0.1 at each epoch in
+    `drops`."""
 
     drops: tuple = (170, 200)
     warmup: int = 500
@@ -44,10 +45,11 @@ class Steps:
         epoch = step // steps_per_epoch
         return _climb(step, self.warmup, self.start) * 0.1 ** sum(epoch >= d for d in self.drops)
 
-
+# %% ../nbs/parts/840_training.ipynb #38351d3b
 @dataclass(frozen=True)
 class FlatCosine:
-    """Linear warm-up, constant until the epoch `hold`, then half a cosine down to `floor` at the last step (CSPNeXt rows)."""
+    """Linear warm-up, constant until the epoch `hold`, then half a cosine down to `floor` at the
+    last step (CSPNeXt rows)."""
 
     hold: int = 105
     floor: float = 0.05
@@ -71,15 +73,19 @@ class Adam:
     """Plain Adam over all parameters."""
 
     def __call__(self, model, lr):
-        return torch.optim.Adam([{"params": [p for p in model.parameters() if p.requires_grad], "factor": 1.0}], lr)
+        return torch.optim.Adam(
+            [{"params": [p for p in model.parameters() if p.requires_grad], "factor": 1.0}], lr
+        )
 
-
+# %% ../nbs/parts/840_training.ipynb #f4d20775
 @dataclass(frozen=True)
 class AdamW:
     """AdamW with weight decay where it belongs.
 
-    keep: parameters whose name contains one of these words are not decayed; with `flat`, neither are 1-d ones (biases, normalisation).
-    depth of (name) -> layer number and `layer_decay`: the rate of layer i is multiplied by layer_decay ** (layers + 1 - i) (ViTPose).
+    keep: parameters whose name contains one of these words are not decayed; with `flat`, neither
+    are 1-d ones (biases, normalisation).
+    depth of (name) -> layer number and `layer_decay`: the rate of layer i is multiplied by
+    layer_decay ** (layers + 1 - i) (ViTPose).
     """
 
     weight_decay: float
@@ -92,11 +98,22 @@ class AdamW:
     def __call__(self, model, lr):
         groups = {}
         for name, p in model.named_parameters():
-            if not p.requires_grad: continue
-            decay = 0.0 if any(word in name for word in self.keep) or (self.flat and p.ndim == 1) else self.weight_decay
+            if not p.requires_grad:
+                continue
+            decay = (
+                0.0
+                if any(word in name for word in self.keep) or (self.flat and p.ndim == 1)
+                else self.weight_decay
+            )
             factor = self.layer_decay ** (self.layers + 1 - self.depth(name)) if self.depth else 1.0
             groups.setdefault((decay, factor), []).append(p)
-        return torch.optim.AdamW([{"params": ps, "weight_decay": decay, "factor": factor} for (decay, factor), ps in groups.items()], lr)
+        return torch.optim.AdamW(
+            [
+                {"params": ps, "weight_decay": decay, "factor": factor}
+                for (decay, factor), ps in groups.items()
+            ],
+            lr,
+        )
 
 # %% ../nbs/parts/840_training.ipynb #eb2fb433
 @dataclass(frozen=True)
@@ -106,7 +123,8 @@ class Supervise:
     loss: Callable = StagedLoss()
 
     def __call__(self, outputs, keypoints, visible, codec):
-        """Outputs (list of (B, C, h, w)) and the truth in crop pixels -> loss, and the target and weights of the last output."""
+        """Outputs (list of (B, C, h, w)) and the truth in crop pixels -> loss, and the target and
+        weights of the last output."""
         target, weights = codec.encode(keypoints, visible)
         return self.loss(outputs, target, weights), target, weights
 
@@ -118,141 +136,229 @@ class SuperviseUnits:
     stages: int
 
     def __call__(self, outputs, keypoints, visible, codec):
-        targets, weights = encode_levels(keypoints, visible, codec.input_size, codec.heatmap_size, level_kernels(self.stages))
+        targets, weights = encode_levels(
+            keypoints, visible, codec.input_size, codec.heatmap_size, level_kernels(self.stages)
+        )
         return units_loss(self.stages)(outputs, targets, weights), targets[-1], weights[-1]
 
 # %% ../nbs/parts/840_training.ipynb #1a42ff46
 @dataclass(frozen=True)
 class Recipe:
-    """How a row is trained; every field is a value or a function, so a variation is `dataclasses.replace(recipe, lr=...)`."""
+    """How a row is trained; every field is a value or a function, so a variation is
+    `dataclasses.replace(recipe, lr=...)`."""
 
     lr: float = 5e-4
-    batch: int = 512                          # images per update over all devices, to which `lr` belongs
+    batch: int = 512  # images per update over all devices, to which `lr` belongs
     epochs: int = 210
     schedule: Callable = Steps()
     optimizer: Callable = Adam()
     augment: Augment = BODY
-    late: tuple | None = None                 # (epoch, Augment): another augmentation from this epoch on
+    late: tuple | None = None  # (epoch, Augment): another augmentation from this epoch on
     supervise: Callable = Supervise()
-    clip: float | None = None                 # largest norm of all gradients together
-    ema: float | None = None                  # momentum of the averaged weights
+    clip: float | None = None  # largest norm of all gradients together
+    ema: float | None = None  # momentum of the averaged weights
 
-
+# %% ../nbs/parts/840_training.ipynb #64987eaf
 def scaled_lr(recipe, batch):
-    """The linear scaling rule (Goyal et al., 2017): a batch n times smaller takes steps n times smaller. Returns the rate and a sentence."""
+    """The linear scaling rule (Goyal et al., 2017): a batch n times smaller takes steps n times
+    smaller. Returns the rate and a sentence."""
     lr = recipe.lr * batch / recipe.batch
-    how = "the recipe's own" if batch == recipe.batch else f"{recipe.lr:g} × {batch}/{recipe.batch}, the linear scaling rule"
+    how = (
+        "the recipe's own"
+        if batch == recipe.batch
+        else f"{recipe.lr:g} × {batch}/{recipe.batch}, the linear scaling rule"
+    )
     return lr, f"learning rate {lr:.3g} ({how}); {batch} images per update"
 
 # %% ../nbs/parts/840_training.ipynb #cf981cdf
 def _flatten(optimizer):
     """The optimiser's state as named tensors."""
-    return {f"optimizer.{i}.{key}": torch.as_tensor(value).detach().cpu().contiguous()
-            for i, state in optimizer.state_dict()["state"].items() for key, value in state.items()}
+    return {
+        f"optimizer.{i}.{key}": torch.as_tensor(value).detach().cpu().contiguous()
+        for i, state in optimizer.state_dict()["state"].items()
+        for key, value in state.items()
+    }
 
 
 def save_state(path, model, optimizer, average, position):
-    """Write everything a run needs to continue; `position` is a small dict (epoch, step, best ...). Atomic."""
+    """Write everything a run needs to continue; `position` is a small dict (epoch, step, best ...).
+    Atomic."""
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()} | _flatten(optimizer)
-    if average is not None: tensors |= {f"average.{k}": v for k, v in average.module.state_dict().items()} | {"average_count": average.n_averaged}
+    if average is not None:
+        tensors |= {f"average.{k}": v for k, v in average.module.state_dict().items()} | {
+            "average_count": average.n_averaged
+        }
     with atomic_path(path) as temporary:
-        save_file({k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}, temporary, {"position": json.dumps(position)})
+        save_file(
+            {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()},
+            temporary,
+            {"position": json.dumps(position)},
+        )
 
-
+# %% ../nbs/parts/840_training.ipynb #2ccf5565
 def save_weights(model, path, metadata):
     """Write a network's weights as safetensors with some words about them; atomic."""
     with atomic_path(path) as temporary:
-        save_file({k: v.detach().cpu().clone().contiguous() for k, v in model.state_dict().items()}, temporary, metadata)
+        save_file(
+            {k: v.detach().cpu().clone().contiguous() for k, v in model.state_dict().items()},
+            temporary,
+            metadata,
+        )
 
-
+# %% ../nbs/parts/840_training.ipynb #594c5c3b
 def load_state(path, model, optimizer, average):
-    """Put a saved state back; returns its position. InputError if the file is damaged or belongs to another network."""
+    """Put a saved state back; returns its position. InputError if the file is damaged or belongs to
+    another network."""
     try:
         with safe_open(path, "pt") as file:
             position = json.loads(file.metadata()["position"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}
-    except Exception as error: raise InputError(f"{path}: not a state of a training run ({error}); remove it to start afresh") from None
-    part = lambda prefix: {k[len(prefix):]: v for k, v in tensors.items() if k.startswith(prefix)}
+    except Exception as error:
+        raise InputError(
+            f"{path}: not a state of a training run ({error}); remove it to start afresh"
+        ) from None
+    part = lambda prefix: {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
     try:
         model.load_state_dict(part("model."))
-        if average is not None: average.module.load_state_dict(part("average.")); average.n_averaged.copy_(tensors["average_count"])
+        if average is not None:
+            average.module.load_state_dict(part("average."))
+            average.n_averaged.copy_(tensors["average_count"])
     except (RuntimeError, KeyError) as error:
-        raise InputError(f"{path}: belongs to another network or recipe; use another --out folder. {str(error)[:300]}") from None
+        raise InputError(
+            f"{path}: belongs to another network or recipe; use another --out folder. {str(error)[:300]}"
+        ) from None
     state = {}
     for key, value in part("optimizer.").items():
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
     return position
 
 # %% ../nbs/parts/840_training.ipynb #a23985b2
 def _averaged(model, momentum):
-    """Exponential moving average of weights and buffers, quick at first: rate (1 - m)·exp(-(1 + n)/2000) + m at the n-th update."""
+    """Exponential moving average of weights and buffers, quick at first: rate (1 - m)·exp(-(1 +
+    n)/2000) + m at the n-th update."""
+
     def mix(averages, values, count):
         rate = (1 - momentum) * math.exp(-(1 + float(count)) / 2000) + momentum
         for a, v in zip(averages, values):
             a.lerp_(v.to(a.dtype), rate) if a.is_floating_point() else a.copy_(v)
+
     return torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=mix, use_buffers=True)
 
 
-LOG_EVERY = 50                                            # steps between lines in metrics.jsonl
+LOG_EVERY = 50  # steps between lines in metrics.jsonl
 
 
 def _log(file, accelerator, line):
     if accelerator.is_main_process:
-        with open(file, "a", encoding="utf-8") as log: log.write(json.dumps(line) + "\n")
+        with open(file, "a", encoding="utf-8") as log:
+            log.write(json.dumps(line) + "\n")
 
-
+# %% ../nbs/parts/840_training.ipynb #049e27a3
 def _rewind(file, epoch):
     """Drop what a killed run logged after its last whole epoch."""
-    if not file.exists(): return
+    if not file.exists():
+        return
     kept = []
     for text in file.read_text(encoding="utf-8").splitlines():
-        try: line = json.loads(text)
-        except json.JSONDecodeError: continue             # a line that was cut by the kill
-        if line["epoch"] <= epoch: kept.append(text + "\n")
-    with atomic_path(file) as temporary: temporary.write_text("".join(kept), encoding="utf-8")
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            continue  # a line that was cut by the kill
+        if line["epoch"] <= epoch:
+            kept.append(text + "\n")
+    with atomic_path(file) as temporary:
+        temporary.write_text("".join(kept), encoding="utf-8")
 
 # %% ../nbs/parts/840_training.ipynb #1cf9b0c0
-def train(row, data, out, *, model=None, weights=None, epochs=None, batch_size=32, accumulate=1, lr=None, precision="no", eval_every=10,
-          workers=2, seed=0, limit=None, device=None, val_limit=None, progress=True):
-    """Train a row on the data set in folder `data`; weights, `metrics.jsonl` and the state to continue from go to folder `out`.
+def train(
+    row,
+    data,
+    out,
+    *,
+    model=None,
+    weights=None,
+    epochs=None,
+    batch_size=32,
+    accumulate=1,
+    lr=None,
+    precision="no",
+    eval_every=10,
+    workers=2,
+    seed=0,
+    limit=None,
+    device=None,
+    val_limit=None,
+    progress=True,
+):
+    """Train a row on the data set in folder `data`; weights, `metrics.jsonl` and the state to
+    continue from go to folder `out`.
 
-    row: a zoo Row (its network, codec, benchmark and recipe are used); model: train this network instead of a new one; weights: a file
-    to start from. epochs, lr: instead of the published ones (lr without is scaled to the batch and printed). precision: "no", "bf16", "fp16".
-    limit, val_limit: use so many instances only. A second call with the same `out` continues after the last whole epoch.
-    Returns the trained network, with the best weights by the benchmark's first figure. Raises InputError for wrong input.
+    row: a zoo Row (its network, codec, benchmark and recipe are used); model: train this network
+    instead of a new one; weights: a file
+    to start from. epochs, lr: instead of the published ones (lr without is scaled to the batch and
+    printed). precision: "no", "bf16", "fp16".
+    limit, val_limit: use so many instances only. A second call with the same `out` continues after
+    the last whole epoch.
+    Returns the trained network, with the best weights by the benchmark's first figure. Raises
+    InputError for wrong input.
     """
     recipe, out = row.recipe, Path(out)
-    if precision not in ("no", "bf16", "fp16"): raise InputError(f"precision {precision!r}: must be no, bf16 or fp16")
+    if precision not in ("no", "bf16", "fp16"):
+        raise InputError(f"precision {precision!r}: must be no, bf16 or fp16")
     epochs = recipe.epochs if epochs is None else epochs
-    for name, value in (("epochs", epochs), ("batch size", batch_size), ("accumulate", accumulate), ("eval-every", eval_every)):
-        if value < 1: raise InputError(f"{name} {value}: must be at least 1")
+    for name, value in (
+        ("epochs", epochs),
+        ("batch size", batch_size),
+        ("accumulate", accumulate),
+        ("eval-every", eval_every),
+    ):
+        if value < 1:
+            raise InputError(f"{name} {value}: must be at least 1")
     device = pick_device(device)
-    if device.type == "cuda" and device.index is not None: torch.cuda.set_device(device)
-    if not torch.distributed.is_initialized(): AcceleratorState._reset_state(True)      # else a second call could not choose another precision
-    accelerator = Accelerator(mixed_precision=precision, gradient_accumulation_steps=accumulate, cpu=device.type == "cpu")
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+    if not torch.distributed.is_initialized():
+        AcceleratorState._reset_state(True)  # else a second call could not choose another precision
+    accelerator = Accelerator(
+        mixed_precision=precision, gradient_accumulation_steps=accumulate, cpu=device.type == "cpu"
+    )
     say = accelerator.print if progress else (lambda *words: None)
     set_seed(seed)
 
     records = row.benchmark.load(data, "train")
-    if limit is not None: records = records.subset(np.arange(min(limit, len(records))))
-    if not len(records): raise InputError(f"{data}: no usable training instance; {records.summary()}")
+    if limit is not None:
+        records = records.subset(np.arange(min(limit, len(records))))
+    if not len(records):
+        raise InputError(f"{data}: no usable training instance; {records.summary()}")
     say(records.summary())
-    dataset = PoseDataset(records, row.codec.input_size, row.udp_crop, recipe.augment, recipe.late, seed)
-    loader = make_loader(dataset, min(batch_size, len(records)), workers=workers, shuffle=True, seed=seed)
+    dataset = PoseDataset(
+        records, row.codec.input_size, row.udp_crop, recipe.augment, recipe.late, seed
+    )
+    loader = make_loader(
+        dataset, min(batch_size, len(records)), workers=workers, shuffle=True, seed=seed
+    )
 
-    if model is None: model = row.create(weights)
-    model = model.to(memory_format=torch.channels_last)       # the layout that convolutions are quickest in
+    if model is None:
+        model = row.create(weights)
+    model = model.to(
+        memory_format=torch.channels_last
+    )  # the layout that convolutions are quickest in
     per_update = min(batch_size, len(records)) * accumulate * accelerator.num_processes
-    if lr is None: lr, sentence = scaled_lr(recipe, per_update)
-    else: sentence = f"learning rate {lr:g} (given); {per_update} images per update"
+    if lr is None:
+        lr, sentence = scaled_lr(recipe, per_update)
+    else:
+        sentence = f"learning rate {lr:g} (given); {per_update} images per update"
     say(sentence)
     optimizer = recipe.optimizer(model, lr)
     average = None
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     plain = accelerator.unwrap_model(model)
-    if recipe.ema: average = _averaged(plain, recipe.ema)
+    if recipe.ema:
+        average = _averaged(plain, recipe.ema)
     steps_per_epoch = math.ceil(len(loader) / accumulate)
 
     out.mkdir(parents=True, exist_ok=True)
@@ -260,49 +366,108 @@ def train(row, data, out, *, model=None, weights=None, epochs=None, batch_size=3
     position = {"epoch": 0, "step": 0, "best": None}
     if state_file.exists():
         position = load_state(state_file, plain, optimizer, average)
-        say(f"continuing after epoch {position['epoch']} (best {row.benchmark.figure}: {position['best']})")
+        say(
+            f"continuing after epoch {position['epoch']} (best {row.benchmark.figure}: {position['best']})"
+        )
     _rewind(log_file, position["epoch"])
 
     began = time.time()
     for epoch in range(position["epoch"], epochs):
-        torch.manual_seed(seed * 100_003 + epoch)             # dropout and the like: the same after a resume
-        loader.set_epoch(epoch)                               # also the data set's, on which order and augmentation depend
+        torch.manual_seed(seed * 100_003 + epoch)  # dropout and the like: the same after a resume
+        loader.set_epoch(epoch)  # also the data set's, on which order and augmentation depend
         model.train()
         total = hits = 0.0
-        bar = tqdm(loader, desc=f"epoch {epoch + 1}/{epochs}", disable=not (progress and accelerator.is_main_process), leave=False)
+        bar = tqdm(
+            loader,
+            desc=f"epoch {epoch + 1}/{epochs}",
+            disable=not (progress and accelerator.is_main_process),
+            leave=False,
+        )
         for batch in bar:
             with accelerator.accumulate(model):
                 rate = lr * recipe.schedule(position["step"], steps_per_epoch, epochs)
-                for group in optimizer.param_groups: group["lr"] = rate * group["factor"]
-                with accelerator.autocast(): outputs = model(normalise(batch["image"]), all_stages=True)
-                loss, target, target_weights = recipe.supervise(outputs, batch["keypoints"], batch["visible"], row.codec)
-                if not torch.isfinite(loss): raise InputError(f"the loss became {loss.item()} in epoch {epoch + 1}: lower the learning rate ({lr:g})")
+                for group in optimizer.param_groups:
+                    group["lr"] = rate * group["factor"]
+                with accelerator.autocast():
+                    outputs = model(normalise(batch["image"]), all_stages=True)
+                loss, target, target_weights = recipe.supervise(
+                    outputs, batch["keypoints"], batch["visible"], row.codec
+                )
+                if not torch.isfinite(loss):
+                    raise InputError(
+                        f"the loss became {loss.item()} in epoch {epoch + 1}: lower the learning rate ({lr:g})"
+                    )
                 accelerator.backward(loss)
-                if accelerator.sync_gradients and recipe.clip: accelerator.clip_grad_norm_(model.parameters(), recipe.clip)
-                optimizer.step(); optimizer.zero_grad()
+                if accelerator.sync_gradients and recipe.clip:
+                    accelerator.clip_grad_norm_(model.parameters(), recipe.clip)
+                optimizer.step()
+                optimizer.zero_grad()
             if accelerator.sync_gradients:
                 position["step"] += 1
-                if average is not None: average.update_parameters(plain)
+                if average is not None:
+                    average.update_parameters(plain)
                 if position["step"] % LOG_EVERY == 0:
-                    _log(log_file, accelerator, {"epoch": epoch + 1, "step": position["step"], "loss": loss.item(), "lr": rate})
-            total += loss.detach(); hits += pose_accuracy(outputs[-1].detach(), target, target_weights)[0]
-        line = {"epoch": epoch + 1, "step": position["step"], "loss": float(total) / len(loader), "accuracy": float(hits) / len(loader),
-                "lr": rate, "seconds": round(time.time() - began, 2)}
+                    _log(
+                        log_file,
+                        accelerator,
+                        {
+                            "epoch": epoch + 1,
+                            "step": position["step"],
+                            "loss": loss.item(),
+                            "lr": rate,
+                        },
+                    )
+            total += loss.detach()
+            hits += pose_accuracy(outputs[-1].detach(), target, target_weights)[0]
+        line = {
+            "epoch": epoch + 1,
+            "step": position["step"],
+            "loss": float(total) / len(loader),
+            "accuracy": float(hits) / len(loader),
+            "lr": rate,
+            "seconds": round(time.time() - began, 2),
+        }
 
         position["epoch"] = epoch + 1
         tested = average.module if average is not None else plain
         if (epoch + 1) % eval_every == 0 or epoch + 1 == epochs:
             if accelerator.is_main_process:
-                figures = evaluate(tested, data, row=row, batch_size=batch_size, workers=workers, limit=val_limit, device=accelerator.device, progress=progress)
+                figures = evaluate(
+                    tested,
+                    data,
+                    row=row,
+                    batch_size=batch_size,
+                    workers=workers,
+                    limit=val_limit,
+                    device=accelerator.device,
+                    progress=progress,
+                )
                 line |= {f"val {name}": value for name, value in figures.items()}
                 if row.benchmark.better(figures[row.benchmark.figure], position["best"]):
                     position["best"] = figures[row.benchmark.figure]
-                    save_weights(tested, out / "best.safetensors", {"row": row.id, "epoch": str(epoch + 1), row.benchmark.figure: str(position["best"])})
+                    save_weights(
+                        tested,
+                        out / "best.safetensors",
+                        {
+                            "row": row.id,
+                            "epoch": str(epoch + 1),
+                            row.benchmark.figure: str(position["best"]),
+                        },
+                    )
             accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             save_state(state_file, plain, optimizer, average, position)
         _log(log_file, accelerator, line)
-        shown = {k: v for k, v in line.items() if not k.startswith("val ") or k == f"val {row.benchmark.figure}"}
-        say("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in shown.items()))
-    if (out / "best.safetensors").exists(): plain.load_state_dict(load_file(out / "best.safetensors"))
+        shown = {
+            k: v
+            for k, v in line.items()
+            if not k.startswith("val ") or k == f"val {row.benchmark.figure}"
+        }
+        say(
+            "  ".join(
+                f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in shown.items()
+            )
+        )
+    if (out / "best.safetensors").exists():
+        plain.load_state_dict(load_file(out / "best.safetensors"))
     return plain

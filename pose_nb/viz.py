@@ -15,85 +15,167 @@ from .files import InputError
 def _image(image, who):
     """A copy as (h, w, 3) uint8; grey images get three channels."""
     image = np.asarray(image)
-    if image.ndim == 2: image = image[..., None].repeat(3, -1)
+    if image.ndim == 2:
+        image = image[..., None].repeat(3, -1)
     if image.ndim != 3 or image.shape[2] != 3:
-        raise InputError(f"{who}: the image has shape {image.shape}; (height, width, 3) RGB is needed")
+        raise InputError(
+            f"{who}: the image has shape {image.shape}; (height, width, 3) RGB is needed"
+        )
     if image.dtype != np.uint8:
-        raise InputError(f"{who}: the image has type {image.dtype}; uint8 with values 0 to 255 is needed")
+        raise InputError(
+            f"{who}: the image has type {image.dtype}; uint8 with values 0 to 255 is needed"
+        )
     return np.ascontiguousarray(image).copy()
 
-
+# %% ../nbs/parts/040_viz.ipynb #bf507e95
 def _people(keypoints, values, count, who):
     """Points as (N, K, 2) and values as (N, K), whatever was given for one person or many."""
     points = np.asarray(keypoints, np.float64)
     points = points[None] if points.ndim == 2 else points
     if points.ndim != 3 or points.shape[1] != count or points.shape[2] not in (2, 3):
-        raise InputError(f"{who}: keypoints have shape {np.shape(keypoints)}; ({count}, 2) or (N, {count}, 2) is needed for this skeleton")
-    if values is None: values = points[..., 2] if points.shape[2] == 3 else np.ones(points.shape[:2])
-    values = np.asarray(values, np.float64).reshape(-1, count) if np.size(values) == points[..., 0].size else None
-    if values is None: raise InputError(f"{who}: the scores or flags do not fit the keypoints; one per keypoint is needed")
+        raise InputError(
+            f"{who}: keypoints have shape {np.shape(keypoints)}; ({count}, 2) or (N, {count}, 2) is needed for this skeleton"
+        )
+    if values is None:
+        values = points[..., 2] if points.shape[2] == 3 else np.ones(points.shape[:2])
+    values = (
+        np.asarray(values, np.float64).reshape(-1, count)
+        if np.size(values) == points[..., 0].size
+        else None
+    )
+    if values is None:
+        raise InputError(
+            f"{who}: the scores or flags do not fit the keypoints; one per keypoint is needed"
+        )
     return points[..., :2], values
 
-
+# %% ../nbs/parts/040_viz.ipynb #c2e70af1
 def _fixed(point):
-    """A point in sixteenths of a pixel, as OpenCV draws it; far-away points are pulled in so that they fit."""
+    """A point in sixteenths of a pixel, as OpenCV draws it; far-away points are pulled in so that
+    they fit."""
     return tuple(int(v) for v in np.clip(np.round(np.asarray(point) * 16), -1e6, 1e6))
 
 # %% ../nbs/parts/040_viz.ipynb #42dd2d78
-def draw_pose(image, keypoints, values=None, skeleton=None, threshold=0.3, flags=False, thickness=None, color=None):
+def draw_pose(
+    image,
+    keypoints,
+    values=None,
+    skeleton=None,
+    threshold=0.3,
+    flags=False,
+    thickness=None,
+    color=None,
+):
     """Draw people on a copy of an RGB image (h, w, 3) uint8.
 
-    `keypoints` (K, 2), (N, K, 2) or with the value as third number. `values` are scores, of which those above `threshold` are
-    drawn, or, with `flags=True`, COCO flags: 2 a full dot, 1 (covered) a ring, 0 nothing. NaN points are left out; points outside are fine.
-    Line width follows the size of the person unless `thickness` is given; `color` paints everything in one colour.
+    `keypoints` (K, 2), (N, K, 2) or with the value as third number. `values` are scores, of which
+    those above `threshold` are
+    drawn, or, with `flags=True`, COCO flags: 2 a full dot, 1 (covered) a ring, 0 nothing. NaN
+    points are left out; points outside are fine.
+    Line width follows the size of the person unless `thickness` is given; `color` paints everything
+    in one colour.
     """
     image = _image(image, "draw_pose")
-    if skeleton is None: raise InputError("draw_pose: no skeleton; give one, such as skeletons.COCO, so that it is known what to connect")
+    if skeleton is None:
+        raise InputError(
+            "draw_pose: no skeleton; give one, such as skeletons.COCO, so that it is known what to connect"
+        )
     points, values = _people(keypoints, values, len(skeleton.keypoints), "draw_pose")
-    paint = lambda colors, i: tuple(int(c) for c in (color or (colors[i] if colors else (51, 153, 255))))
+    paint = lambda colors, i: tuple(
+        int(c) for c in (color or (colors[i] if colors else (51, 153, 255)))
+    )
     for xy, value in zip(points, values):
         shown = np.isfinite(xy).all(1) & (value > (0 if flags else threshold))
-        if not shown.any(): continue
-        seen = xy[shown].clip(-np.array(image.shape[1::-1]) / 2, np.array(image.shape[1::-1]) * 1.5)      # far outliers do not count
+        if not shown.any():
+            continue
+        seen = xy[shown].clip(
+            -np.array(image.shape[1::-1]) / 2, np.array(image.shape[1::-1]) * 1.5
+        )  # far outliers do not count
         size = max(np.ptp(seen, axis=0).max(), 1)
         width = thickness or max(1, min(12, round(size / 70)))
         limbs = [(i, a, b) for i, (a, b) in enumerate(skeleton.link_ids) if shown[a] and shown[b]]
-        for _, a, b in limbs: cv2.line(image, _fixed(xy[a]), _fixed(xy[b]), (20, 20, 20), width + 2, cv2.LINE_AA, 4)
-        for i, a, b in limbs: cv2.line(image, _fixed(xy[a]), _fixed(xy[b]), paint(skeleton.link_colors, i), width, cv2.LINE_AA, 4)
-        radius = 16 * (1 + .75 * width) if limbs else 16 * max(1.2, width * .8)
+        for _, a, b in limbs:
+            cv2.line(image, _fixed(xy[a]), _fixed(xy[b]), (20, 20, 20), width + 2, cv2.LINE_AA, 4)
+        for i, a, b in limbs:
+            cv2.line(
+                image,
+                _fixed(xy[a]),
+                _fixed(xy[b]),
+                paint(skeleton.link_colors, i),
+                width,
+                cv2.LINE_AA,
+                4,
+            )
+        radius = 16 * (1 + 0.75 * width) if limbs else 16 * max(1.2, width * 0.8)
         for k in np.flatnonzero(shown):
             ring = flags and value[k] == 1
-            if limbs or ring: cv2.circle(image, _fixed(xy[k]), int(radius + 14), (20, 20, 20), -1, cv2.LINE_AA, 4)
-            cv2.circle(image, _fixed(xy[k]), int(radius), (255, 255, 255) if ring else paint(skeleton.colors, k), -1, cv2.LINE_AA, 4)
-            if ring: cv2.circle(image, _fixed(xy[k]), int(radius), paint(skeleton.colors, k), max(1, width // 2), cv2.LINE_AA, 4)
+            if limbs or ring:
+                cv2.circle(image, _fixed(xy[k]), int(radius + 14), (20, 20, 20), -1, cv2.LINE_AA, 4)
+            cv2.circle(
+                image,
+                _fixed(xy[k]),
+                int(radius),
+                (255, 255, 255) if ring else paint(skeleton.colors, k),
+                -1,
+                cv2.LINE_AA,
+                4,
+            )
+            if ring:
+                cv2.circle(
+                    image,
+                    _fixed(xy[k]),
+                    int(radius),
+                    paint(skeleton.colors, k),
+                    max(1, width // 2),
+                    cv2.LINE_AA,
+                    4,
+                )
     return image
 
 # %% ../nbs/parts/040_viz.ipynb #4800a9f6
 def draw_boxes(image, boxes, scores=None, labels=None, color=(255, 200, 0), thickness=None):
-    """Draw boxes (N, 4) as x1 y1 x2 y2 on a copy of an RGB image, with scores or labels above them."""
+    """Draw boxes (N, 4) as x1 y1 x2 y2 on a copy of an RGB image, with scores or labels above
+    them."""
     image = _image(image, "draw_boxes")
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4) if np.size(boxes) else np.zeros((0, 4))
     width = thickness or max(1, round(max(image.shape[:2]) / 320))
-    if labels is None: labels = [""] * len(boxes) if scores is None else [f"{float(s):.2f}" for s in scores]
-    if len(labels) != len(boxes): raise InputError(f"draw_boxes: {len(labels)} labels or scores for {len(boxes)} boxes")
+    if labels is None:
+        labels = [""] * len(boxes) if scores is None else [f"{float(s):.2f}" for s in scores]
+    if len(labels) != len(boxes):
+        raise InputError(f"draw_boxes: {len(labels)} labels or scores for {len(boxes)} boxes")
     for box, label in zip(boxes, labels):
-        if not np.isfinite(box).all(): continue
+        if not np.isfinite(box).all():
+            continue
         cv2.rectangle(image, _fixed(box[:2]), _fixed(box[2:]), color, width, cv2.LINE_AA, 4)
         if label:
-            size = .38 * max(1, width * .8)
+            size = 0.38 * max(1, width * 0.8)
             (w, h), _ = cv2.getTextSize(label, cv2.FONT_HERSHEY_SIMPLEX, size, 1)
-            x, y = (int(np.clip(v, 0, limit)) for v, limit in zip(box[:2], (image.shape[1] - w - 4, image.shape[0])))
+            x, y = (
+                int(np.clip(v, 0, limit))
+                for v, limit in zip(box[:2], (image.shape[1] - w - 4, image.shape[0]))
+            )
             y = max(y, h + 4)
             cv2.rectangle(image, (x, y - h - 4), (x + w + 3, y), color, -1)
-            cv2.putText(image, label, (x + 2, y - 3), cv2.FONT_HERSHEY_SIMPLEX, size, (0, 0, 0), 1, cv2.LINE_AA)
+            cv2.putText(
+                image,
+                label,
+                (x + 2, y - 3),
+                cv2.FONT_HERSHEY_SIMPLEX,
+                size,
+                (0, 0, 0),
+                1,
+                cv2.LINE_AA,
+            )
     return image
 
 # %% ../nbs/parts/040_viz.ipynb #2760d0d9
 def grid(images, columns=4, gap=4, background=255):
     """Tile RGB images into one; smaller ones are centred in cells of the largest size."""
     images = [_image(i, "grid") for i in images]
-    if not images: raise InputError("grid: no images were given")
-    if columns < 1: raise InputError(f"grid: columns={columns}; at least 1 is needed")
+    if not images:
+        raise InputError("grid: no images were given")
+    if columns < 1:
+        raise InputError(f"grid: columns={columns}; at least 1 is needed")
     columns = min(columns, len(images))
     h, w = max(i.shape[0] for i in images), max(i.shape[1] for i in images)
     rows = -(-len(images) // columns)
@@ -101,12 +183,15 @@ def grid(images, columns=4, gap=4, background=255):
     for n, image in enumerate(images):
         y = n // columns * (h + gap) + (h - image.shape[0]) // 2
         x = n % columns * (w + gap) + (w - image.shape[1]) // 2
-        sheet[y:y + image.shape[0], x:x + image.shape[1]] = image
+        sheet[y : y + image.shape[0], x : x + image.shape[1]] = image
     return sheet
 
 # %% ../nbs/parts/040_viz.ipynb #da24c40f
-def side_by_side(image, truth, prediction, skeleton, truth_values=None, values=None, threshold=0.3, errors=True):
-    """Two copies of an image: the true pose, and the predicted one with a white line from each true point to the predicted one."""
+def side_by_side(
+    image, truth, prediction, skeleton, truth_values=None, values=None, threshold=0.3, errors=True
+):
+    """Two copies of an image: the true pose, and the predicted one with a white line from each true
+    point to the predicted one."""
     left = draw_pose(image, truth, truth_values, skeleton, threshold)
     right = _image(image, "side_by_side")
     true, known = _people(truth, truth_values, len(skeleton.keypoints), "side_by_side")
@@ -120,37 +205,65 @@ def side_by_side(image, truth, prediction, skeleton, truth_values=None, values=N
 
 # %% ../nbs/parts/040_viz.ipynb #a7ac7422
 def show_heatmaps(heatmaps, image=None, names=None, columns=6, title=None):
-    """A matplotlib figure with one panel per keypoint of (K, h, w) maps, over the crop `image` where given; a cross marks each maximum."""
+    """A matplotlib figure with one panel per keypoint of (K, h, w) maps, over the crop `image`
+    where given; a cross marks each maximum."""
     import matplotlib.pyplot as plt
-    maps = np.asarray(heatmaps.detach().cpu() if hasattr(heatmaps, "detach") else heatmaps, np.float64)
-    if maps.ndim != 3: raise InputError(f"show_heatmaps: heatmaps have shape {maps.shape}; (K, h, w) of one person are needed")
+
+    maps = np.asarray(
+        heatmaps.detach().cpu() if hasattr(heatmaps, "detach") else heatmaps, np.float64
+    )
+    if maps.ndim != 3:
+        raise InputError(
+            f"show_heatmaps: heatmaps have shape {maps.shape}; (K, h, w) of one person are needed"
+        )
     count, h, w = maps.shape
-    if names is not None and len(names) != count: raise InputError(f"show_heatmaps: {len(names)} names for {count} maps")
+    if names is not None and len(names) != count:
+        raise InputError(f"show_heatmaps: {len(names)} names for {count} maps")
     columns = min(columns, count)
     rows = -(-count // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(1.0 * columns, (1.0 * h / w + .2) * rows), squeeze=False, layout="constrained")
-    for axis in axes.flat: axis.axis("off")
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(1.0 * columns, (1.0 * h / w + 0.2) * rows),
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis in axes.flat:
+        axis.axis("off")
     for k, axis in enumerate(axes.flat[:count]):
-        if image is not None: axis.imshow(image, extent=(-.5, w - .5, h - .5, -.5))
+        if image is not None:
+            axis.imshow(image, extent=(-0.5, w - 0.5, h - 0.5, -0.5))
         top = max(np.nan_to_num(maps).max(), 1e-6)
-        veil = 1.0 if image is None else np.nan_to_num(maps[k] / top).clip(0, 1) * .8
+        veil = 1.0 if image is None else np.nan_to_num(maps[k] / top).clip(0, 1) * 0.8
         axis.imshow(maps[k], cmap="magma", alpha=veil, vmin=0, vmax=top)
         y, x = np.unravel_index(np.nanargmax(maps[k]) if np.isfinite(maps[k]).any() else 0, (h, w))
         axis.plot(x, y, "+", color="cyan", markersize=5)
-        if names is not None: axis.set_title(names[k].replace("_", " "), fontsize=7, pad=2)
-    if title: figure.suptitle(title, fontsize=9)
+        if names is not None:
+            axis.set_title(names[k].replace("_", " "), fontsize=7, pad=2)
+    if title:
+        figure.suptitle(title, fontsize=9)
     return figure
 
 # %% ../nbs/parts/040_viz.ipynb #7747acc3
 def curve(series, xlabel="step", ylabel="", title=None, log=False):
-    """A matplotlib figure of named curves: {name: values} or {name: (x, values)}; NaN values leave gaps."""
+    """A matplotlib figure of named curves: {name: values} or {name: (x, values)}; NaN values leave
+    gaps."""
     import matplotlib.pyplot as plt
+
     figure, axis = plt.subplots(figsize=(5, 2.6), layout="constrained")
     for name, values in series.items():
         x, y = values if isinstance(values, tuple) else (np.arange(len(values)), values)
-        axis.plot(np.asarray(x, float), np.asarray(y, float), marker="o" if len(y) < 25 else None, markersize=3, label=name)
+        axis.plot(
+            np.asarray(x, float),
+            np.asarray(y, float),
+            marker="o" if len(y) < 25 else None,
+            markersize=3,
+            label=name,
+        )
     axis.set(xlabel=xlabel, ylabel=ylabel, title=title or "")
-    if log: axis.set_yscale("log")
-    if len(series) > 1: axis.legend(frameon=False)
-    axis.grid(alpha=.3)
+    if log:
+        axis.set_yscale("log")
+    if len(series) > 1:
+        axis.legend(frameon=False)
+    axis.grid(alpha=0.3)
     return figure

@@ -2,6 +2,7 @@
 
 The latter need data that is not in the project: POSE_NB_REFERENCE and POSE_NB_SAMPLES. Figures recorded from MMPose 1.3.2.
 """
+
 import json
 import os
 from dataclasses import replace
@@ -15,47 +16,99 @@ from pose_nb.tables.benchmarks import Benchmark, Predictions
 from pose_nb.files import InputError, write_json
 
 ALL = {name: value for name, value in vars(B).items() if isinstance(value, Benchmark)}
-PUBLISHED = {"COCO": "AP AR", "CROWDPOSE": "AP AR", "AIC": "AP AR", "HUMANART_DET": "AP AR", "HUMANART_GT": "AP AR", "MPII": "PCKh@0.5 PCKh@0.1",
-             "JHMDB": "PCK tPCK", "POSETRACK18": "AP", "FACE_300W": "NMEcommon NMEchallenge NMEfull NMEtest", "AFLW": "NMEfull NMEfrontal",
-             "COCO_WHOLEBODY_FACE": "NME", "COFW": "NME",
-             "WFLW": "NMEtest NMEpose NMEillumination NMEocclusion NMEblur NMEmakeup NMEexpression"}
+PUBLISHED = {
+    "COCO": "AP AR",
+    "CROWDPOSE": "AP AR",
+    "AIC": "AP AR",
+    "HUMANART_DET": "AP AR",
+    "HUMANART_GT": "AP AR",
+    "MPII": "PCKh@0.5 PCKh@0.1",
+    "JHMDB": "PCK tPCK",
+    "POSETRACK18": "AP",
+    "FACE_300W": "NMEcommon NMEchallenge NMEfull NMEtest",
+    "AFLW": "NMEfull NMEfrontal",
+    "COCO_WHOLEBODY_FACE": "NME",
+    "COFW": "NME",
+    "WFLW": "NMEtest NMEpose NMEillumination NMEocclusion NMEblur NMEmakeup NMEexpression",
+}
 
 
 def content(benchmark, seed=0):
-    """Two people in each of three images, with the fields of all COCO-style formats at once, and MPII's list."""
+    """Two people in each of three images, with the fields of all COCO-style formats at once, and
+    MPII's list."""
     rng, K, items, rows = np.random.default_rng(seed), len(benchmark.skeleton), [], []
     for n in range(6):
         x, y = 60 + 280 * (n % 2), 60 + 20 * (n // 2)
         points = np.array([x, y]) + rng.uniform(0, 200, (K, 2))
         flat = np.c_[points, np.full(K, 2)].ravel().tolist()
-        square = dict(bbox=[x, y, 200, 200], center=[x + 100, y + 100], scale=1., box_size=200.)
-        items.append(dict(id=n + 1, image_id=n // 2 + 1, category_id=1, keypoints=flat, area=20000., num_keypoints=K, iscrowd=0,
-                          face_box=square["bbox"], face_kpts=flat, face_valid=True, bbox_head=[x, y, 30, 40], **square))
-        rows.append(dict(image=f"{n // 2 + 1:09d}.jpg", center=square["center"], scale=1., joints=points.tolist(), joints_vis=[1] * K))
-    images = [dict(id=i, file_name=f"{i}.jpg", width=640, height=480, crowdIndex=.35 * (i - 1)) for i in (1, 2, 3)]
-    return rows if benchmark.data.name == "mpii" else dict(images=images, annotations=items, categories=[dict(id=1, name="person")])
+        square = dict(bbox=[x, y, 200, 200], center=[x + 100, y + 100], scale=1.0, box_size=200.0)
+        items.append(
+            dict(
+                id=n + 1,
+                image_id=n // 2 + 1,
+                category_id=1,
+                keypoints=flat,
+                area=20000.0,
+                num_keypoints=K,
+                iscrowd=0,
+                face_box=square["bbox"],
+                face_kpts=flat,
+                face_valid=True,
+                bbox_head=[x, y, 30, 40],
+                **square,
+            )
+        )
+        rows.append(
+            dict(
+                image=f"{n // 2 + 1:09d}.jpg",
+                center=square["center"],
+                scale=1.0,
+                joints=points.tolist(),
+                joints_vis=[1] * K,
+            )
+        )
+    images = [
+        dict(id=i, file_name=f"{i}.jpg", width=640, height=480, crowdIndex=0.35 * (i - 1))
+        for i in (1, 2, 3)
+    ]
+    return (
+        rows
+        if benchmark.data.name == "mpii"
+        else dict(images=images, annotations=items, categories=[dict(id=1, name="person")])
+    )
 
 
 def write(benchmark, root, value=None):
     value = content(benchmark) if value is None else value
     folder = root / benchmark.data.folder
     write_json(folder / benchmark.data.annotations["val"], value)
-    if benchmark is B.POSETRACK18: write_json(folder / "annotations/val/video.json", value)
+    if benchmark is B.POSETRACK18:
+        write_json(folder / "annotations/val/video.json", value)
     return root
 
 
 def load(benchmark, root):
     records = benchmark.load(root)
-    if benchmark is B.MPII: records = replace(records, extra=records.extra | {"head_sizes": np.full(len(records), 40., np.float32)})
+    if benchmark is B.MPII:
+        records = replace(
+            records, extra=records.extra | {"head_sizes": np.full(len(records), 40.0, np.float32)}
+        )
     return records
 
 
-def perfect(benchmark, records, shift=0., score=.9):
-    keypoints = records.keypoints - np.float32(benchmark is B.MPII) + np.array([shift, 0], np.float32)
-    return Predictions(keypoints, np.full(keypoints.shape[:2], score, np.float32), np.float32(1.25**2) * records.scales.prod(1))
+def perfect(benchmark, records, shift=0.0, score=0.9):
+    keypoints = (
+        records.keypoints - np.float32(benchmark is B.MPII) + np.array([shift, 0], np.float32)
+    )
+    return Predictions(
+        keypoints,
+        np.full(keypoints.shape[:2], score, np.float32),
+        np.float32(1.25**2) * records.scales.prod(1),
+    )
 
 
-def measure(benchmark, records, predictions, truth, nms=.9): return benchmark.measure(benchmark, records, predictions, nms, truth)
+def measure(benchmark, records, predictions, truth, nms=0.9):
+    return benchmark.measure(benchmark, records, predictions, nms, truth)
 
 
 def test_tables():
@@ -63,9 +116,16 @@ def test_tables():
     for name, benchmark in ALL.items():
         assert list(benchmark.splits) == PUBLISHED[name].split()
         assert set(benchmark.table_splits) <= set(benchmark.data.annotations)
-        assert benchmark.boxes in ("annotated", "detector") and benchmark.what in ("person", "face") and benchmark.licence.endswith(".")
+        assert (
+            benchmark.boxes in ("annotated", "detector")
+            and benchmark.what in ("person", "face")
+            and benchmark.licence.endswith(".")
+        )
         assert benchmark.table_boxes == "gt" or benchmark.data.detections
-    assert B.COCO.table_boxes == "det" and B.POSETRACK18.table_boxes == B.HUMANART_GT.table_boxes == "gt"
+    assert (
+        B.COCO.table_boxes == "det"
+        and B.POSETRACK18.table_boxes == B.HUMANART_GT.table_boxes == "gt"
+    )
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -74,15 +134,22 @@ def test_perfect_and_shifted(name, tmp_path):
     records, truth = load(benchmark, write(benchmark, tmp_path)), benchmark.truth(tmp_path)
     best, results = measure(benchmark, records, perfect(benchmark, records), truth)
     worse, _ = measure(benchmark, records, perfect(benchmark, records, 45), truth)
-    assert best[benchmark.figure] == (0 if benchmark.lower_is_better else 100 if benchmark.percent else 1)
-    assert benchmark.better(best[benchmark.figure], worse[benchmark.figure]) and benchmark.better(worse[benchmark.figure], None)
+    assert best[benchmark.figure] == (
+        0 if benchmark.lower_is_better else 100 if benchmark.percent else 1
+    )
+    assert benchmark.better(best[benchmark.figure], worse[benchmark.figure]) and benchmark.better(
+        worse[benchmark.figure], None
+    )
     assert not benchmark.better(best[benchmark.figure], best[benchmark.figure])
     assert len(results) == len(records) == 6
-    json.dumps(results, allow_nan=False); json.dumps(best)
+    json.dumps(results, allow_nan=False)
+    json.dumps(best)
     table = benchmark.table_figures({split: best for split in benchmark.table_splits})
     assert list(table) == PUBLISHED[name].split()
     unit = 100 if benchmark.percent and benchmark is not B.MPII else 1
-    assert all(value == pytest.approx(0 if benchmark.lower_is_better else unit) for value in table.values())
+    assert all(
+        value == pytest.approx(0 if benchmark.lower_is_better else unit) for value in table.values()
+    )
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -91,24 +158,39 @@ def test_only_images(name, tmp_path):
     records, truth = load(benchmark, write(benchmark, tmp_path)), benchmark.truth(tmp_path)
     some = records.subset(records.image_ids == 2)
     whole = json.dumps(truth)
-    figures, _ = measure(benchmark, some, perfect(benchmark, some), benchmark.only_images(truth, np.array([2])))
-    assert figures[benchmark.figure] == (0 if benchmark.lower_is_better else 100 if benchmark.percent else 1)
-    assert json.dumps(truth) == whole                                     # a new truth, not a changed one
+    figures, _ = measure(
+        benchmark, some, perfect(benchmark, some), benchmark.only_images(truth, np.array([2]))
+    )
+    assert figures[benchmark.figure] == (
+        0 if benchmark.lower_is_better else 100 if benchmark.percent else 1
+    )
+    assert json.dumps(truth) == whole  # a new truth, not a changed one
     if truth is not None and benchmark is not B.POSETRACK18:
-        assert measure(benchmark, some, perfect(benchmark, some), truth)[0]["AP"] < .4
+        assert measure(benchmark, some, perfect(benchmark, some), truth)[0]["AP"] < 0.4
 
 
 def test_faces_by_hand(tmp_path):
-    for name, corners, percent in (("FACE_300W", (36, 45), 100), ("COFW", (8, 9), 100), ("WFLW", (60, 72), 100), ("COCO_WHOLEBODY_FACE", (36, 45), 1)):
+    for name, corners, percent in (
+        ("FACE_300W", (36, 45), 100),
+        ("COFW", (8, 9), 100),
+        ("WFLW", (60, 72), 100),
+        ("COCO_WHOLEBODY_FACE", (36, 45), 1),
+    ):
         benchmark = ALL[name]
         records = benchmark.load(write(benchmark, tmp_path))
-        eyes = np.linalg.norm(records.keypoints[:, corners[0]] - records.keypoints[:, corners[1]], axis=1)
+        eyes = np.linalg.norm(
+            records.keypoints[:, corners[0]] - records.keypoints[:, corners[1]], axis=1
+        )
         value = measure(benchmark, records, perfect(benchmark, records, 7), None)[0]["NME"]
         assert value == pytest.approx(percent * np.mean(7 / eyes), rel=1e-5)
     records = B.AFLW.load(write(B.AFLW, tmp_path))
-    assert measure(B.AFLW, records, perfect(B.AFLW, records, 7), None)[0]["NME"] == pytest.approx(3.5, rel=1e-5)
+    assert measure(B.AFLW, records, perfect(B.AFLW, records, 7), None)[0]["NME"] == pytest.approx(
+        3.5, rel=1e-5
+    )
     without = replace(records, extra={})
-    assert measure(B.AFLW, without, perfect(B.AFLW, without, 7), None)[0]["NME"] == pytest.approx(3.5, rel=1e-5)
+    assert measure(B.AFLW, without, perfect(B.AFLW, without, 7), None)[0]["NME"] == pytest.approx(
+        3.5, rel=1e-5
+    )
 
 
 def test_results_are_in_the_files_own_counting(tmp_path):
@@ -116,38 +198,56 @@ def test_results_are_in_the_files_own_counting(tmp_path):
         raw = content(benchmark)
         records = load(benchmark, write(benchmark, tmp_path, raw))
         row = measure(benchmark, records, perfect(benchmark, records), None)[1][0]
-        if benchmark is B.MPII: assert row["image"] == raw[0]["image"] and np.allclose(row["joints"], raw[0]["joints"], atol=1e-3)
+        if benchmark is B.MPII:
+            assert row["image"] == raw[0]["image"] and np.allclose(
+                row["joints"], raw[0]["joints"], atol=1e-3
+            )
         else:
             expected = np.array(raw["annotations"][0]["keypoints"]).reshape(-1, 3)[:, :2]
-            assert row["id"] == 1 and np.allclose(np.array(row["keypoints"]).reshape(-1, 3)[:, :2], expected, atol=1e-3)
+            assert row["id"] == 1 and np.allclose(
+                np.array(row["keypoints"]).reshape(-1, 3)[:, :2], expected, atol=1e-3
+            )
 
 
 def test_area_rules(tmp_path):
     """AIC ignores the field area; COCO takes it, and 0.53 of the box where it is missing."""
     figures = {}
     for benchmark in (B.COCO, B.AIC):
-        for area in (None, 2000., 20000.):
+        for area in (None, 2000.0, 20000.0):
             value = content(benchmark)
             for item in value["annotations"]:
-                if area is None: del item["area"]
-                else: item["area"] = area
+                if area is None:
+                    del item["area"]
+                else:
+                    item["area"] = area
             root = write(benchmark, tmp_path, value)
             records = benchmark.load(root)
-            figures[benchmark.title, area] = measure(benchmark, records, perfect(benchmark, records, 4), benchmark.truth(root))[0]["AP"]
-    assert figures["COCO 2017", 2000.] < figures["COCO 2017", 20000.]
-    assert figures["AI Challenger", 2000.] == figures["AI Challenger", 20000.] == figures["AI Challenger", None]
+            figures[benchmark.title, area] = measure(
+                benchmark, records, perfect(benchmark, records, 4), benchmark.truth(root)
+            )[0]["AP"]
+    assert figures["COCO 2017", 2000.0] < figures["COCO 2017", 20000.0]
+    assert (
+        figures["AI Challenger", 2000.0]
+        == figures["AI Challenger", 20000.0]
+        == figures["AI Challenger", None]
+    )
 
 
 def test_unusual_annotations(tmp_path):
     value = content(B.COCO)
-    value["annotations"] += [dict(id=50, image_id=1, category_id=1, bbox=[1, 1, 5, 5], area=9., iscrowd=0)]
+    value["annotations"] += [
+        dict(id=50, image_id=1, category_id=1, bbox=[1, 1, 5, 5], area=9.0, iscrowd=0)
+    ]
     value["categories"][0]["id"] = 7
-    for item in value["annotations"]: item["category_id"] = 7
+    for item in value["annotations"]:
+        item["category_id"] = 7
     records = B.COCO.load(write(B.COCO, tmp_path, value))
     figures, results = measure(B.COCO, records, perfect(B.COCO, records), B.COCO.truth(tmp_path))
     assert figures["AP"] == 1 and {r["category_id"] for r in results} == {7}
-    figures, results = measure(B.COCO, records, perfect(B.COCO, records, score=0), B.COCO.truth(tmp_path))
-    assert figures["AP"] == 0 and not results                            # poses without any score above 0 are no poses
+    figures, results = measure(
+        B.COCO, records, perfect(B.COCO, records, score=0), B.COCO.truth(tmp_path)
+    )
+    assert figures["AP"] == 0 and not results  # poses without any score above 0 are no poses
 
 
 def test_duplicates_cost_unless_removed(tmp_path):
@@ -155,55 +255,107 @@ def test_duplicates_cost_unless_removed(tmp_path):
     double = records.subset([0, 0, 1, 2, 3, 4, 5])
     double.ids[:] = np.arange(7)
     predictions = perfect(B.COCO, double)
-    predictions.scores[2:] = .5
-    (kept, many), (removed, few) = (measure(B.COCO, double, predictions, truth, nms) for nms in (None, .9))
+    predictions.scores[2:] = 0.5
+    (kept, many), (removed, few) = (
+        measure(B.COCO, double, predictions, truth, nms) for nms in (None, 0.9)
+    )
     assert kept["AP"] < removed["AP"] == 1 and (len(many), len(few)) == (7, 6)
 
 
 def test_errors(tmp_path):
     records = B.MPII.load(write(B.MPII, tmp_path))
-    with pytest.raises(InputError, match="mpii_gt_val.mat"): measure(B.MPII, records, perfect(B.MPII, records), None)
+    with pytest.raises(InputError, match="mpii_gt_val.mat"):
+        measure(B.MPII, records, perfect(B.MPII, records), None)
     records = B.COFW.load(write(B.COFW, tmp_path))
-    with pytest.raises(InputError, match="one pose per record"): measure(B.COFW, records.subset([0]), perfect(B.COFW, records), None)
+    with pytest.raises(InputError, match="one pose per record"):
+        measure(B.COFW, records.subset([0]), perfect(B.COFW, records), None)
     records.visible[:] = 0
-    with pytest.raises(InputError, match="no labelled keypoint.*boxes='gt'"): measure(B.COFW, records, perfect(B.COFW, records), None)
+    with pytest.raises(InputError, match="no labelled keypoint.*boxes='gt'"):
+        measure(B.COFW, records, perfect(B.COFW, records), None)
     records = B.COCO.load(write(B.COCO, tmp_path))
-    with pytest.raises(InputError, match="Benchmark.truth"): measure(B.COCO, records, perfect(B.COCO, records), None)
-    with pytest.raises(InputError, match="no detector's boxes"): B.AIC.load(write(B.AIC, tmp_path), boxes="det")
-    with pytest.raises(InputError, match="has no split"): B.COCO.truth(tmp_path, "vall")
-    broken = content(B.COCO); del broken["annotations"][0]["bbox"]
-    with pytest.raises(InputError, match="annotation 1: bbox is None"): measure(B.COCO, records, perfect(B.COCO, records), broken)
+    with pytest.raises(InputError, match="Benchmark.truth"):
+        measure(B.COCO, records, perfect(B.COCO, records), None)
+    with pytest.raises(InputError, match="no detector's boxes"):
+        B.AIC.load(write(B.AIC, tmp_path), boxes="det")
+    with pytest.raises(InputError, match="has no split"):
+        B.COCO.truth(tmp_path, "vall")
+    broken = content(B.COCO)
+    del broken["annotations"][0]["bbox"]
+    with pytest.raises(InputError, match="annotation 1: bbox is None"):
+        measure(B.COCO, records, perfect(B.COCO, records), broken)
     write(B.POSETRACK18, tmp_path)
     (tmp_path / "posetrack18/annotations/val/video.json").unlink()
-    with pytest.raises(InputError, match="per-video files"): B.POSETRACK18.truth(tmp_path)
+    with pytest.raises(InputError, match="per-video files"):
+        B.POSETRACK18.truth(tmp_path)
 
 
-# real samples ------------------------------------------------------------------------------------------------------------------------
+# real samples -------------------------------------------------------------------------------------
+# -----------------------------------
 
-KEYS = {"AP": "AP", "AP .5": "AP50", "AP .75": "AP75", "AP (M)": "APM", "AP (L)": "APL", "AR": "AR", "AR .5": "AR50", "AR .75": "AR75",
-        "AR (M)": "ARM", "AR (L)": "ARL", "AP(E)": "APE", "AP(M)": "APM", "AP(H)": "APH"}
-FILES = {"coco": ("coco/test_coco.json", "coco/test_coco_det_AP_H_56.json"), "mpii": ("mpii/test_mpii.json", None),
-         "crowdpose": ("crowdpose/test_crowdpose.json", "crowdpose/test_crowdpose_det_AP_40.json"), "aic": ("aic/test_aic.json", None),
-         "jhmdb": ("jhmdb/test_jhmdb_sub1.json", None),
-         "posetrack18": ("posetrack18/annotations/test_posetrack18_val.json", "posetrack18/annotations/test_posetrack18_human_detections.json"),
-         "humanart": ("humanart/test_humanart.json", "humanart/test_humanart_det_AP_H_56.json"), "300w": ("300w/test_300w.json", None),
-         "aflw": ("aflw/test_aflw.json", None), "coco_wholebody_face": ("coco_wholebody_face/test_coco_wholebody.json", None),
-         "cofw": ("cofw/test_cofw.json", None), "wflw": ("wflw/test_wflw.json", None)}
-CASES = [("coco_gt", "COCO"), ("coco_det", "COCO"), ("crowdpose_gt", "CROWDPOSE"), ("crowdpose_det", "CROWDPOSE"), ("aic_gt", "AIC"),
-         ("humanart_gt", "HUMANART_GT"), ("humanart_det", "HUMANART_DET"), ("mpii", "MPII"), ("jhmdb", "JHMDB"), ("posetrack18_gt", "POSETRACK18"),
-         ("posetrack18_det", "POSETRACK18"), ("300w", "FACE_300W"), ("aflw", "AFLW"), ("coco_wholebody_face", "COCO_WHOLEBODY_FACE"),
-         ("cofw", "COFW"), ("wflw", "WFLW")]
+KEYS = {
+    "AP": "AP",
+    "AP .5": "AP50",
+    "AP .75": "AP75",
+    "AP (M)": "APM",
+    "AP (L)": "APL",
+    "AR": "AR",
+    "AR .5": "AR50",
+    "AR .75": "AR75",
+    "AR (M)": "ARM",
+    "AR (L)": "ARL",
+    "AP(E)": "APE",
+    "AP(M)": "APM",
+    "AP(H)": "APH",
+}
+FILES = {
+    "coco": ("coco/test_coco.json", "coco/test_coco_det_AP_H_56.json"),
+    "mpii": ("mpii/test_mpii.json", None),
+    "crowdpose": ("crowdpose/test_crowdpose.json", "crowdpose/test_crowdpose_det_AP_40.json"),
+    "aic": ("aic/test_aic.json", None),
+    "jhmdb": ("jhmdb/test_jhmdb_sub1.json", None),
+    "posetrack18": (
+        "posetrack18/annotations/test_posetrack18_val.json",
+        "posetrack18/annotations/test_posetrack18_human_detections.json",
+    ),
+    "humanart": ("humanart/test_humanart.json", "humanart/test_humanart_det_AP_H_56.json"),
+    "300w": ("300w/test_300w.json", None),
+    "aflw": ("aflw/test_aflw.json", None),
+    "coco_wholebody_face": ("coco_wholebody_face/test_coco_wholebody.json", None),
+    "cofw": ("cofw/test_cofw.json", None),
+    "wflw": ("wflw/test_wflw.json", None),
+}
+CASES = [
+    ("coco_gt", "COCO"),
+    ("coco_det", "COCO"),
+    ("crowdpose_gt", "CROWDPOSE"),
+    ("crowdpose_det", "CROWDPOSE"),
+    ("aic_gt", "AIC"),
+    ("humanart_gt", "HUMANART_GT"),
+    ("humanart_det", "HUMANART_DET"),
+    ("mpii", "MPII"),
+    ("jhmdb", "JHMDB"),
+    ("posetrack18_gt", "POSETRACK18"),
+    ("posetrack18_det", "POSETRACK18"),
+    ("300w", "FACE_300W"),
+    ("aflw", "AFLW"),
+    ("coco_wholebody_face", "COCO_WHOLEBODY_FACE"),
+    ("cofw", "COFW"),
+    ("wflw", "WFLW"),
+]
 
 
 def place(name, hint):
     folder = os.environ.get(name)
-    if not folder: pytest.skip(f"set {name}=<folder of {hint}> to run")
+    if not folder:
+        pytest.skip(f"set {name}=<folder of {hint}> to run")
     return Path(folder)
 
 
 @pytest.fixture(scope="module")
 def recorded():
-    golden = place("POSE_NB_REFERENCE", "the recorded figures") / "components/golden/metrics_real.json"
+    golden = (
+        place("POSE_NB_REFERENCE", "the recorded figures") / "components/golden/metrics_real.json"
+    )
     return {case["tag"]: case for case in json.loads(golden.read_text())["cases"]}
 
 
@@ -211,12 +363,15 @@ def recorded():
 def layout(tmp_path):
     """The samples under the names that the complete data sets have."""
     samples = place("POSE_NB_SAMPLES", "data samples") / "samples"
-    links = {f"mpii/{B.MPII.data.extra_files['heads']}": "mpii/synthetic_mpii_headboxes.mat",
-             "posetrack18/annotations/val": "posetrack18/annotations/val"}
+    links = {
+        f"mpii/{B.MPII.data.extra_files['heads']}": "mpii/synthetic_mpii_headboxes.mat",
+        "posetrack18/annotations/val": "posetrack18/annotations/val",
+    }
     for benchmark in ALL.values():
         annotations, detections = FILES[benchmark.data.name]
         links[f"{benchmark.data.folder}/{benchmark.data.annotations['val']}"] = annotations
-        if detections: links[f"{benchmark.data.folder}/{benchmark.data.detections}"] = detections
+        if detections:
+            links[f"{benchmark.data.folder}/{benchmark.data.detections}"] = detections
     for link, target in links.items():
         (tmp_path / link).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / link).symlink_to(samples / target)
@@ -231,10 +386,19 @@ def from_case(benchmark, records, case):
     w, h = benchmark_size(benchmark)
     sw, sh = (np.float32(1.25) * records.scales).T
     areas = np.where(sw > w / h * sh, sw * sw * h / w, w / h * sh * sh).astype(np.float32)
-    return Predictions(np.array(case["pred_keypoints"], np.float32)[order], np.array(case["pred_scores"], np.float32)[order], areas)
+    return Predictions(
+        np.array(case["pred_keypoints"], np.float32)[order],
+        np.array(case["pred_scores"], np.float32)[order],
+        areas,
+    )
 
 
-def benchmark_size(benchmark): return (192, 256) if benchmark.what == "person" and benchmark.data.name not in ("mpii", "jhmdb") else (256, 256)
+def benchmark_size(benchmark):
+    return (
+        (192, 256)
+        if benchmark.what == "person" and benchmark.data.name not in ("mpii", "jhmdb")
+        else (256, 256)
+    )
 
 
 @pytest.mark.filterwarnings("ignore:.*look like x1, y1, x2, y2")
@@ -242,12 +406,19 @@ def benchmark_size(benchmark): return (192, 256) if benchmark.what == "person" a
 def test_recorded_figures(tag, name, recorded, layout):
     benchmark, case = ALL[name], recorded[tag]
     records = benchmark.load(layout, boxes="det" if tag.endswith("_det") else "gt")
-    figures, results = measure(benchmark, records, from_case(benchmark, records, case), benchmark.truth(layout))
+    figures, results = measure(
+        benchmark, records, from_case(benchmark, records, case), benchmark.truth(layout)
+    )
     expected = case["result"]
     if benchmark is B.MPII:
-        expected = {{"PCK": "PCKh@0.5", "PCK@0.1": "PCKh@0.1"}.get(k, k.removesuffix(" PCK")): v for k, v in expected.items()}
-    elif benchmark.data.name in ("jhmdb", "300w", "aflw", "cofw", "wflw"): expected = {k: 100 * v for k, v in expected.items()}
-    elif benchmark.figure == "AP" and benchmark is not B.POSETRACK18: expected = {KEYS[k]: v for k, v in expected.items()}
+        expected = {
+            {"PCK": "PCKh@0.5", "PCK@0.1": "PCKh@0.1"}.get(k, k.removesuffix(" PCK")): v
+            for k, v in expected.items()
+        }
+    elif benchmark.data.name in ("jhmdb", "300w", "aflw", "cofw", "wflw"):
+        expected = {k: 100 * v for k, v in expected.items()}
+    elif benchmark.figure == "AP" and benchmark is not B.POSETRACK18:
+        expected = {KEYS[k]: v for k, v in expected.items()}
     assert figures == pytest.approx(expected, abs=1e-5 if benchmark.percent else 1e-6)
     assert len(results) == case.get("n_after_nms", len(results))
     json.dumps(results, allow_nan=False)

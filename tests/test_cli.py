@@ -1,4 +1,5 @@
 """The command line with wrong input: one clear line on stderr, exit status 2, no traceback, and nothing half-written."""
+
 import json
 import os
 import shutil
@@ -19,7 +20,9 @@ ROW = "coco/litehrnet-18"
 
 @pytest.fixture(scope="module")
 def people(tmp_path_factory):
-    return make_dataset(tmp_path_factory.mktemp("cli") / "people", train=2, val=3, seed=1, workers=0, progress=False)
+    return make_dataset(
+        tmp_path_factory.mktemp("cli") / "people", train=2, val=3, seed=1, workers=0, progress=False
+    )
 
 
 @pytest.fixture
@@ -33,28 +36,33 @@ def run(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
     def call(*words):
-        with pytest.raises(SystemExit) as stop: main([str(w) for w in words])
+        with pytest.raises(SystemExit) as stop:
+            main([str(w) for w in words])
         said = capsys.readouterr()
         return stop.value.code or 0, said.out, said.err
+
     return call
 
 
 @pytest.fixture
 def refused(run):
     """Run a line that must be refused; returns the message."""
+
     def call(*words, lines=1):
         status, _, err = run(*words)
         ours = [line for line in err.splitlines() if line.startswith("pose-nb: ")]
         assert status == 2, err
         assert "Traceback" not in err and len(ours) == 1, err
-        message = err[err.index("pose-nb: "):].strip()
+        message = err[err.index("pose-nb: ") :].strip()
         assert len(message.splitlines()) <= lines, message
         return message
+
     return call
 
 
 def change(folder, edit):
-    """Edit the annotation file of split val; `edit` changes the content in place or returns another."""
+    """Edit the annotation file of split val; `edit` changes the content in place or returns
+    another."""
     file = folder / ANNOTATIONS
     content = json.loads(file.read_text())
     content = edit(content) or content
@@ -72,11 +80,22 @@ ORACLE = ("evaluate", ROW, "--oracle", "--device", "cpu", "--data")
 
 # ---------------------------------------------------------------- names, folders and values
 
-@pytest.mark.parametrize("words", [
-    ("info", "coco/resnet50"), ("train", "coco/resnet50", "--data", ".", "--out", "run"), ("evaluate", "coco/resnet50", "--data", "."),
-    ("predict", "coco/resnet50", "{image}"), ("doctor", ".", "--row", "coco/resnet50")], ids=lambda w: w[0])
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("info", "coco/resnet50"),
+        ("train", "coco/resnet50", "--data", ".", "--out", "run"),
+        ("evaluate", "coco/resnet50", "--data", "."),
+        ("predict", "coco/resnet50", "{image}"),
+        ("doctor", ".", "--row", "coco/resnet50"),
+    ],
+    ids=lambda w: w[0],
+)
 def test_unknown_row(refused, people, words):
-    message = refused(*(w.replace("{image}", str(next(people.glob("val2017/*.jpg")))) for w in words))
+    message = refused(
+        *(w.replace("{image}", str(next(people.glob("val2017/*.jpg")))) for w in words)
+    )
     assert "coco/resnet50" in message and "did you mean coco/resnet-50" in message
 
 
@@ -85,43 +104,76 @@ def test_unknown_table_and_pattern(refused):
     assert "coco-*" in refused("list", "coco-*")
 
 
-@pytest.mark.parametrize("words", [("train", ROW, "--out", "run", "--device", "cpu", "--data"), ORACLE, ("evaluate", ROW, "--data"), ("doctor",)],
-                         ids=["train", "oracle", "evaluate", "doctor"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train", ROW, "--out", "run", "--device", "cpu", "--data"),
+        ORACLE,
+        ("evaluate", ROW, "--data"),
+        ("doctor",),
+    ],
+    ids=["train", "oracle", "evaluate", "doctor"],
+)
 def test_missing_data_folder(refused, words):
     message = refused(*words, "nowhere")
-    assert "nowhere" in message and "expected the file" in message and "person_keypoints_" in message
+    assert (
+        "nowhere" in message and "expected the file" in message and "person_keypoints_" in message
+    )
     assert not Path("run").exists()
 
 
 def test_unknown_split_and_boxes(refused, people):
     assert "no split 'tets'" in refused(*ORACLE, people, "--split", "tets")
-    assert "nothing.json" in refused("evaluate", ROW, "--data", people, "--boxes", "nothing.json", "--device", "cpu")
+    assert "nothing.json" in refused(
+        "evaluate", ROW, "--data", people, "--boxes", "nothing.json", "--device", "cpu"
+    )
     assert "use boxes='gt'" in refused(*ORACLE, people, "--boxes", "det")
 
 
-@pytest.mark.parametrize("words", [("train", ROW, "--out", "run", "--data"), ("evaluate", ROW, "--data"), ("evaluate", ROW, "--oracle", "--data")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train", ROW, "--out", "run", "--data"),
+        ("evaluate", ROW, "--data"),
+        ("evaluate", ROW, "--oracle", "--data"),
+    ],
+)
 @pytest.mark.parametrize("device", ["gpu", "cuda:99"])
 def test_unknown_device(refused, people, words, device):
     assert f"device '{device}'" in refused(*words, people, "--device", device)
 
 
 def test_unknown_device_of_predict(refused, people):
-    assert "device 'gpu'" in refused("predict", ROW, next(people.glob("val2017/*.jpg")), "--device", "gpu")
+    assert "device 'gpu'" in refused(
+        "predict", ROW, next(people.glob("val2017/*.jpg")), "--device", "gpu"
+    )
 
 
 def test_unknown_precision(refused, people):
-    message = refused("train", ROW, "--data", people, "--out", "run", "--precision", "fp8", "--device", "cpu")
+    message = refused(
+        "train", ROW, "--data", people, "--out", "run", "--precision", "fp8", "--device", "cpu"
+    )
     assert "'fp8'" in message and "bf16" in message and not Path("run").exists()
 
 
-@pytest.mark.parametrize("words", [("--epochs", "0"), ("--batch-size", "-1"), ("--epochs", "many"), ("--splt", "val")])
+@pytest.mark.parametrize(
+    "words", [("--epochs", "0"), ("--batch-size", "-1"), ("--epochs", "many"), ("--splt", "val")]
+)
 def test_wrong_options_are_shown_as_typer_does(run, words):
     status, _, err = run("train", ROW, "--data", ".", "--out", "run", *words)
     assert status == 2 and words[0] in err and "Traceback" not in err
 
 
-@pytest.mark.parametrize("words", [("train", ROW, "--data", "{data}"), ("evaluate", ROW, "--oracle", "--data", "{data}"), ("predict", ROW, "{image}"),
-                                   ("demo", "--quick")], ids=lambda w: w[0])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train", ROW, "--data", "{data}"),
+        ("evaluate", ROW, "--oracle", "--data", "{data}"),
+        ("predict", ROW, "{image}"),
+        ("demo", "--quick"),
+    ],
+    ids=lambda w: w[0],
+)
 @pytest.mark.parametrize("out", ["file", "file/below"])
 def test_out_is_a_file(refused, people, words, out):
     Path("file").write_text("mine")
@@ -133,12 +185,14 @@ def test_out_is_a_file(refused, people, words, out):
 def test_synth_into_something_else(refused):
     Path("file").write_text("mine")
     assert "file" in refused("data", "synth", "file", "--train", 1, "--val", 1)
-    Path("full").mkdir(); Path("full/notes.txt").write_text("mine")
+    Path("full").mkdir()
+    Path("full/notes.txt").write_text("mine")
     assert "synthpose.json" in refused("data", "synth", "full", "--train", 1, "--val", 1)
     assert Path("file").read_text() == Path("full/notes.txt").read_text() == "mine"
 
 
 # ---------------------------------------------------------------- damaged data sets
+
 
 def test_truncated_jpeg(refused, mine):
     bad = sorted(mine.glob("val2017/*.jpg"))[0]
@@ -159,14 +213,20 @@ def test_missing_image(refused, mine, words):
 @pytest.mark.parametrize("words", [ORACLE, ("doctor",)], ids=["evaluate", "doctor"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_keypoints_that_are_no_numbers(refused, mine, words, value):
-    def edit(content): person(content)["keypoints"][3] = value
+    def edit(content):
+        person(content)["keypoints"][3] = value
+
     wrong = person(change(mine, edit))
     message = refused(*words, mine)
-    assert ANNOTATIONS in message and f"annotation {wrong['id']}" in message and "keypoints" in message
+    assert (
+        ANNOTATIONS in message and f"annotation {wrong['id']}" in message and "keypoints" in message
+    )
 
 
 def test_box_without_area_is_counted(run, mine):
-    def edit(content): person(content)["bbox"][2] = 0
+    def edit(content):
+        person(content)["bbox"][2] = 0
+
     wrong = person(change(mine, edit))
     for words in (ORACLE, ("doctor",)):
         status, out, err = run(*words, mine)
@@ -174,7 +234,11 @@ def test_box_without_area_is_counted(run, mine):
         assert f"1 with a box of no area inside the image ({wrong['id']})" in out
 
 
-@pytest.mark.parametrize("words", [ORACLE, ("doctor",), ("evaluate", ROW, "--data")], ids=["oracle", "doctor", "evaluate"])
+@pytest.mark.parametrize(
+    "words",
+    [ORACLE, ("doctor",), ("evaluate", ROW, "--data")],
+    ids=["oracle", "doctor", "evaluate"],
+)
 def test_no_annotations(refused, mine, words):
     change(mine, lambda content: content | {"annotations": []})
     assert "the list of annotations is empty" in refused(*words, mine)
@@ -183,11 +247,16 @@ def test_no_annotations(refused, mine, words):
 def test_no_training_annotations(refused, mine):
     file = mine / ANNOTATIONS.replace("val", "train")
     file.write_text(json.dumps(json.loads(file.read_text()) | {"annotations": []}))
-    assert "the list of annotations is empty" in refused("train", ROW, "--data", mine, "--out", "run", "--device", "cpu")
+    assert "the list of annotations is empty" in refused(
+        "train", ROW, "--data", mine, "--out", "run", "--device", "cpu"
+    )
     assert not Path("run").exists()
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", "null", "<html></html>", '{"images": 3, "annotations": []}', "\0\xff" * 9])
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{", "null", "<html></html>", '{"images": 3, "annotations": []}', "\0\xff" * 9],
+)
 def test_annotations_that_are_none(refused, mine, text):
     (mine / ANNOTATIONS).write_text(text, encoding="latin-1")
     assert ANNOTATIONS in refused("doctor", mine)
@@ -195,15 +264,22 @@ def test_annotations_that_are_none(refused, mine, text):
 
 # ---------------------------------------------------------------- boxes and images of predict
 
+
 @pytest.mark.parametrize("box", ["1,2,3", "1,2,3,4,5", "a,b,c,d", "", "1 2 3 4"])
 def test_box_is_not_four_numbers(refused, people, box):
     message = refused("predict", ROW, next(people.glob("val2017/*.jpg")), "--box", box)
-    assert f"--box {box}" in message and "30,20,180,400" in message and not Path("predictions").exists()
+    assert (
+        f"--box {box}" in message
+        and "30,20,180,400" in message
+        and not Path("predictions").exists()
+    )
 
 
 @pytest.mark.parametrize("box", ["50,50,50,90", "60,60,10,10", "nan,0,5,5", "0,0,inf,5"])
 def test_box_without_area(refused, people, box):
-    assert "no area" in refused("predict", ROW, next(people.glob("val2017/*.jpg")), "--box", box, "--device", "cpu")
+    assert "no area" in refused(
+        "predict", ROW, next(people.glob("val2017/*.jpg")), "--box", box, "--device", "cpu"
+    )
     assert not Path("predictions").exists()
 
 
@@ -214,7 +290,9 @@ def test_boxes_that_belong_to_no_image(refused, people):
     Path("boxes.json").write_text('{"%s": [[1, 2, NaN, 40]]}' % images[0].name)
     assert "boxes.json, line 1" in refused("predict", ROW, images[0], "--boxes", "boxes.json")
     assert "2" in refused("predict", ROW, *images[:2], "--box", "1,2,30,40")
-    assert "one of them" in refused("predict", ROW, images[0], "--box", "1,2,30,40", "--boxes", "boxes.json")
+    assert "one of them" in refused(
+        "predict", ROW, images[0], "--box", "1,2,30,40", "--boxes", "boxes.json"
+    )
 
 
 def test_images_that_are_none(refused, people):
@@ -229,8 +307,16 @@ def test_images_that_are_none(refused, people):
 
 # ---------------------------------------------------------------- weights
 
-@pytest.mark.parametrize("words", [("evaluate", ROW, "--data", "{data}"), ("train", ROW, "--out", "run", "--data", "{data}"), ("predict", ROW, "{image}")],
-                         ids=lambda w: w[0])
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("evaluate", ROW, "--data", "{data}"),
+        ("train", ROW, "--out", "run", "--data", "{data}"),
+        ("predict", ROW, "{image}"),
+    ],
+    ids=lambda w: w[0],
+)
 @pytest.mark.parametrize("name", ["page.pth", "page.safetensors"])
 def test_weights_that_are_a_web_page(refused, people, words, name):
     Path(name).write_text("<!DOCTYPE html><html><body>404 Not Found</body></html>")
@@ -239,12 +325,17 @@ def test_weights_that_are_a_web_page(refused, people, words, name):
 
 
 def test_weights_that_are_not_there(refused, people, monkeypatch, tmp_path):
-    monkeypatch.setenv("POSE_NB_CACHE", str(tmp_path / "cache")); monkeypatch.delenv("POSE_NB_MIRROR", raising=False)
+    monkeypatch.setenv("POSE_NB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("POSE_NB_MIRROR", raising=False)
     words = ("evaluate", ROW, "--data", people, "--device", "cpu", "--weights")
     assert "gone.pth" in refused(*words, "gone.pth")
     assert "was not found" in refused(*words, "published", lines=5)
-    assert "gone.pth" in refused("train", ROW, "--data", people, "--out", "run", "--start", "gone.pth", "--device", "cpu")
-    assert "one of them" in refused("train", ROW, "--data", people, "--out", "run", "--start", "a.pth", "--weights", "b.pth")
+    assert "gone.pth" in refused(
+        "train", ROW, "--data", people, "--out", "run", "--start", "gone.pth", "--device", "cpu"
+    )
+    assert "one of them" in refused(
+        "train", ROW, "--data", people, "--out", "run", "--start", "a.pth", "--weights", "b.pth"
+    )
 
 
 def test_convert_and_import(refused):
@@ -258,45 +349,135 @@ def test_convert_and_import(refused):
 
 # ---------------------------------------------------------------- what works
 
+
 def test_predict_leaves_a_drawing_for_each_image(run):
     import cv2
+
     for folder, seed in (("a", 1), ("b", 2)):
         Path(folder).mkdir()
         cv2.imwrite(f"{folder}/x.png", picture(seed, 60, 80)[..., ::-1])
-    status, out, err = run("predict", "coco/mobilenet-v2", "a", "b/x.png", "--threshold", -1, "--device", "cpu", "--no-flip", "--out", "new/folder")
+    status, out, err = run(
+        "predict",
+        "coco/mobilenet-v2",
+        "a",
+        "b/x.png",
+        "--threshold",
+        -1,
+        "--device",
+        "cpu",
+        "--no-flip",
+        "--out",
+        "new/folder",
+    )
     assert status == 0 and "2 people in 2 images" in out and "random" in out, err
     result = json.loads(Path("new/folder/keypoints.json").read_text())
-    assert [e["drawing"] for e in result["images"]] == ["x.jpg", "x-2.jpg"] and result["row"] == "coco/mobilenet-v2"
+    assert [e["drawing"] for e in result["images"]] == ["x.jpg", "x-2.jpg"] and result[
+        "row"
+    ] == "coco/mobilenet-v2"
     assert sorted(os.listdir("new/folder")) == ["keypoints.json", "x-2.jpg", "x.jpg"]
     for entry, seed in zip(result["images"], (1, 2)):
-        assert np.shape(entry["people"][0]["keypoints"]) == (17, 3) and entry["people"][0]["box"] == [0, 0, 80, 60]
+        assert np.shape(entry["people"][0]["keypoints"]) == (17, 3) and entry["people"][0][
+            "box"
+        ] == [0, 0, 80, 60]
         drawing = cv2.imread(f"new/folder/{entry['drawing']}")[..., ::-1].astype(float)
-        assert np.median(abs(drawing - picture(seed, 60, 80))) < 20 < np.median(abs(drawing - picture(3 - seed, 60, 80)))
+        assert (
+            np.median(abs(drawing - picture(seed, 60, 80)))
+            < 20
+            < np.median(abs(drawing - picture(3 - seed, 60, 80)))
+        )
 
 
 def test_boxes_file_and_box_agree(run, people):
     image = sorted(people.glob("val2017/*.jpg"))[0]
-    Path("boxes.json").write_text(json.dumps({image.name: [[10, 20, 90, 150], [100, 20, 190, 150]]}))
-    for out, words in (("one", ("--boxes", "boxes.json")), ("two", ("--box", "10,20,90,150", "--box", "100,20,190,150"))):
-        assert run("predict", "coco/mobilenet-v2", image, *words, "--out", out, "--device", "cpu", "--no-flip")[0] == 0
-    boxes = [[p["box"] for p in json.loads(Path(out, "keypoints.json").read_text())["images"][0]["people"]] for out in ("one", "two")]
+    Path("boxes.json").write_text(
+        json.dumps({image.name: [[10, 20, 90, 150], [100, 20, 190, 150]]})
+    )
+    for out, words in (
+        ("one", ("--boxes", "boxes.json")),
+        ("two", ("--box", "10,20,90,150", "--box", "100,20,190,150")),
+    ):
+        assert (
+            run(
+                "predict",
+                "coco/mobilenet-v2",
+                image,
+                *words,
+                "--out",
+                out,
+                "--device",
+                "cpu",
+                "--no-flip",
+            )[0]
+            == 0
+        )
+    boxes = [
+        [
+            p["box"]
+            for p in json.loads(Path(out, "keypoints.json").read_text())["images"][0]["people"]
+        ]
+        for out in ("one", "two")
+    ]
     assert boxes[0] == boxes[1] == [[10, 20, 90, 150], [100, 20, 190, 150]]
 
 
 def test_train_stop_continue_evaluate(run, people):
-    """The README's three steps, on a listed row: train, the same command again with more epochs, evaluate the result."""
-    words = ("train", "coco/shufflenet-v2", "--data", people, "--out", "new/run", "--batch-size", 2, "--limit", 2, "--val-limit", 1, "--workers", 0,
-             "--eval-every", 9, "--device", "cpu", "--epochs")
+    """The README's three steps, on a listed row: train, the same command again with more epochs,
+    evaluate the result."""
+    words = (
+        "train",
+        "coco/shufflenet-v2",
+        "--data",
+        people,
+        "--out",
+        "new/run",
+        "--batch-size",
+        2,
+        "--limit",
+        2,
+        "--val-limit",
+        1,
+        "--workers",
+        0,
+        "--eval-every",
+        9,
+        "--device",
+        "cpu",
+        "--epochs",
+    )
     status, out, err = run(*words, 1)
     assert status == 0, err
-    assert "start: random weights; the published training starts from" in out and "(--start published)" in out and "linear scaling rule" in out
+    assert (
+        "start: random weights; the published training starts from" in out
+        and "(--start published)" in out
+        and "linear scaling rule" in out
+    )
     status, out, err = run(*words, 2)
     assert status == 0 and "continuing after epoch 1" in out and "start:" not in out, err
-    assert [json.loads(line)["epoch"] for line in Path("new/run/metrics.jsonl").read_text().splitlines()] == [1, 2]
-    status, out, err = run("evaluate", "coco/shufflenet-v2", "--data", people, "--weights", "new/run/best.safetensors", "--boxes", "det", "--device", "cpu",
-                           "--no-flip")
-    assert status == 0 and '"AP":' in out and "with detector boxes: AP 0.602, AR 0.668" in out and "random" not in out, err
-    assert "belongs to another network" in refused_line(run(*("train", "coco/mobilenet-v2", *words[2:]), 3))
+    assert [
+        json.loads(line)["epoch"] for line in Path("new/run/metrics.jsonl").read_text().splitlines()
+    ] == [1, 2]
+    status, out, err = run(
+        "evaluate",
+        "coco/shufflenet-v2",
+        "--data",
+        people,
+        "--weights",
+        "new/run/best.safetensors",
+        "--boxes",
+        "det",
+        "--device",
+        "cpu",
+        "--no-flip",
+    )
+    assert (
+        status == 0
+        and '"AP":' in out
+        and "with detector boxes: AP 0.602, AR 0.668" in out
+        and "random" not in out
+    ), err
+    assert "belongs to another network" in refused_line(
+        run(*("train", "coco/mobilenet-v2", *words[2:]), 3)
+    )
 
 
 def refused_line(answer):
@@ -308,15 +489,45 @@ def refused_line(answer):
 def test_start_of_the_backbone(run, people):
     from safetensors.torch import load_file, save_file
     from pose_nb.tables.zoo import create_model
-    given = {k: v.clone() for k, v in create_model("coco/shufflenet-v2").state_dict().items() if k.startswith("backbone.")}
+
+    given = {
+        k: v.clone()
+        for k, v in create_model("coco/shufflenet-v2").state_dict().items()
+        if k.startswith("backbone.")
+    }
     save_file(given, "classifier.safetensors")
-    words = ("train", "coco/shufflenet-v2", "--data", people, "--batch-size", 2, "--limit", 2, "--val-limit", 1, "--workers", 0, "--epochs", 1,
-             "--device", "cpu", "--lr", 1e-9, "--out")
+    words = (
+        "train",
+        "coco/shufflenet-v2",
+        "--data",
+        people,
+        "--batch-size",
+        2,
+        "--limit",
+        2,
+        "--val-limit",
+        1,
+        "--workers",
+        0,
+        "--epochs",
+        1,
+        "--device",
+        "cpu",
+        "--lr",
+        1e-9,
+        "--out",
+    )
     status, out, err = run(*words, "started", "--start", "classifier.safetensors")
     assert status == 0 and "start: classifier.safetensors:" in out, err
     run(*words, "random")
-    far = [max((load_file(f"{name}/best.safetensors")[k] - v).abs().max().item() for k, v in given.items() if v.ndim == 4)
-           for name in ("started", "random")]
+    far = [
+        max(
+            (load_file(f"{name}/best.safetensors")[k] - v).abs().max().item()
+            for k, v in given.items()
+            if v.ndim == 4
+        )
+        for name in ("started", "random")
+    ]
     assert far[0] < 1e-6 < 1e-3 < far[1]
     Path("page.pth").write_text("<html></html>")
     assert "page.pth" in refused_line(run(*words, "third", "--start", "page.pth"))
@@ -330,8 +541,26 @@ def test_oracle_writes_its_figures(run, people):
     assert record["images"] == 2 and record["figures"]["AP"] > 0.9 and '"AP":' in out
 
 
-@pytest.mark.parametrize("verb", [(), ("list",), ("info",), ("table",), ("demo",), ("train",), ("evaluate",), ("predict",), ("doctor",), ("data",),
-                                  ("data", "synth"), ("weights",), ("weights", "convert"), ("weights", "import")], ids=lambda v: " ".join(v) or "pose-nb")
+@pytest.mark.parametrize(
+    "verb",
+    [
+        (),
+        ("list",),
+        ("info",),
+        ("table",),
+        ("demo",),
+        ("train",),
+        ("evaluate",),
+        ("predict",),
+        ("doctor",),
+        ("data",),
+        ("data", "synth"),
+        ("weights",),
+        ("weights", "convert"),
+        ("weights", "import"),
+    ],
+    ids=lambda v: " ".join(v) or "pose-nb",
+)
 def test_help(run, verb):
     status, out, _ = run(*verb, "--help")
     assert status == 0 and out.startswith(" ".join(["Usage: pose-nb", *verb]))
@@ -340,25 +569,38 @@ def test_help(run, verb):
 def test_as_a_module_and_with_a_closed_pipe():
     """`python -m pose_nb.cli` is what launchers call; `... | head` closes the pipe early."""
     command = f"{sys.executable} -m pose_nb.cli"
-    done = subprocess.run(["bash", "-c", f"{command} list | head -n 1; {command} table cocoa; echo status $?"], capture_output=True, text=True)
+    done = subprocess.run(
+        ["bash", "-c", f"{command} list | head -n 1; {command} table cocoa; echo status $?"],
+        capture_output=True,
+        text=True,
+    )
     assert done.stdout.startswith("coco/") and done.stdout.endswith("status 2\n"), done
-    assert done.stderr.startswith("pose-nb: no table 'cocoa'") and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("pose-nb: no table 'cocoa'") and done.stderr.count("\n") == 1, (
+        done.stderr
+    )
 
 
 def test_interrupted(monkeypatch, run):
-    def interrupted(pattern): raise KeyboardInterrupt
+    def interrupted(pattern):
+        raise KeyboardInterrupt
+
     monkeypatch.setattr("pose_nb.tables.zoo.list_models", interrupted)
     status, _, err = run("list")
     assert status == 130 and "Traceback" not in err
 
 
 def test_an_error_of_the_file_system_is_one_line(monkeypatch, refused):
-    def full(pattern): raise OSError(28, "No space left on device", "run/state.safetensors")
+    def full(pattern):
+        raise OSError(28, "No space left on device", "run/state.safetensors")
+
     monkeypatch.setattr("pose_nb.tables.zoo.list_models", full)
     assert refused("list") == "pose-nb: run/state.safetensors: No space left on device"
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):
-    def broken(pattern): raise ZeroDivisionError
+    def broken(pattern):
+        raise ZeroDivisionError
+
     monkeypatch.setattr("pose_nb.tables.zoo.list_models", broken)
-    with pytest.raises(ZeroDivisionError): main(["list"])
+    with pytest.raises(ZeroDivisionError):
+        main(["list"])

@@ -1,4 +1,5 @@
 """Image reading, the warp, and the pixel changes against recorded bytes; robustness of image files."""
+
 import hashlib
 import io
 import json
@@ -13,13 +14,22 @@ from PIL import Image
 
 from data_images import picture
 from pose_nb.data.crop import ImageError, check_images, crop_image, normalise, read_image, warp
-from pose_nb.data.pixels import CSPNEXT, CSPNEXT_LATE, Rectangle, box_blur, distort, median_blur, shift_hsv
+from pose_nb.data.pixels import (
+    CSPNEXT,
+    CSPNEXT_LATE,
+    Rectangle,
+    box_blur,
+    distort,
+    median_blur,
+    shift_hsv,
+)
 from pose_nb.files import InputError
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "data.json").read_text())
 
 
-def sha(image): return hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()
+def sha(image):
+    return hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()
 
 
 @pytest.mark.parametrize("case", GOLDEN["warp"], ids=lambda c: str(c["image_seed"]))
@@ -32,27 +42,38 @@ def test_warp_gives_the_recorded_bytes(case):
 
 def test_warp_test_can_fail():
     case = GOLDEN["warp"][0]
-    matrix = np.array(case["matrix"]); matrix[0, 2] += 1 / 64
-    assert sha(warp(picture(case["image_seed"], case["H"], case["W"]), matrix, case["size"])) != case["sha256"]
+    matrix = np.array(case["matrix"])
+    matrix[0, 2] += 1 / 64
+    assert (
+        sha(warp(picture(case["image_seed"], case["H"], case["W"]), matrix, case["size"]))
+        != case["sha256"]
+    )
 
 
-def rgb(case): return picture(case["image_seed"], case["H"], case["W"])[..., ::-1].copy()
+def rgb(case):
+    return picture(case["image_seed"], case["H"], case["W"])[..., ::-1].copy()
 
 
 @pytest.mark.parametrize("case", GOLDEN["hsv"], ids=lambda c: str(c["gains_hsv"]))
 def test_hsv(case):
     out = shift_hsv(rgb(case), case["gains_hsv"])[..., ::-1].astype(int)
     pixels = np.array(case["pixels_after_y_x_bgr"])
-    assert np.abs(out[pixels[:, 0], pixels[:, 1]] - pixels[:, 2:]).max() <= 2     # OpenCV after 4.10 rounds the conversion differently
+    assert (
+        np.abs(out[pixels[:, 0], pixels[:, 1]] - pixels[:, 2:]).max() <= 2
+    )  # OpenCV after 4.10 rounds the conversion differently
     assert np.abs(out.mean((0, 1)) - case["mean"]).max() < 0.5
 
 
 @pytest.mark.parametrize("case", GOLDEN["photometric"], ids=lambda c: str(c["image_seed"]))
 def test_photometric(case):
-    out = distort(rgb(case), case["beta"] if case["brightness"] else None,
-                  case["contrast_alpha"] if case["contrast"] and case["contrast_mode"] else None,
-                  case["saturation_alpha"] if case["hsv_mode"] in (1, 3) else None, case["hue_delta"] if case["hsv_mode"] in (2, 3) else None,
-                  case["permutation"] if case["swap"] else None)[..., ::-1].astype(int)
+    out = distort(
+        rgb(case),
+        case["beta"] if case["brightness"] else None,
+        case["contrast_alpha"] if case["contrast"] and case["contrast_mode"] else None,
+        case["saturation_alpha"] if case["hsv_mode"] in (1, 3) else None,
+        case["hue_delta"] if case["hsv_mode"] in (2, 3) else None,
+        case["permutation"] if case["swap"] else None,
+    )[..., ::-1].astype(int)
     pixels = np.array(case["pixels_after_y_x_c"])
     assert np.abs(out[pixels[:, 0], pixels[:, 1]] - pixels[:, 2:]).max() <= 2
     assert np.abs(out.mean((0, 1)) - case["mean"]).max() < 0.5
@@ -66,22 +87,35 @@ def test_blur_and_median(case):
 
 def test_recipes_of_the_rows():
     early, late = CSPNEXT, CSPNEXT_LATE
-    assert (early.scale, early.rotate, early.shift, early.half_body, early.flip) == ((0.6, 1.4), 80, 0.16, 0.3, 0.5)
+    assert (early.scale, early.rotate, early.shift, early.half_body, early.flip) == (
+        (0.6, 1.4),
+        80,
+        0.16,
+        0.3,
+        0.5,
+    )
     assert (late.scale, late.rotate, late.shift, late.half_body) == ((0.75, 1.25), 60, 0, 0.3)
     assert [type(p).__name__ for p in early.pixels] == ["HSV", "Blur", "Blur", "Rectangle"]
-    assert early.pixels[3] == Rectangle(1.0) and late.pixels[3] == Rectangle(0.5) and early.pixels[1].p == early.pixels[2].p == 0.1
+    assert (
+        early.pixels[3] == Rectangle(1.0)
+        and late.pixels[3] == Rectangle(0.5)
+        and early.pixels[1].p == early.pixels[2].p == 0.1
+    )
 
 
 def test_normalise():
     image = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).repeat(1, 3, 1, 1)
-    expected = (np.arange(256)[None].repeat(3, 0) - np.array([[123.675], [116.28], [103.53]])) / np.array([[58.395], [57.12], [57.375]])
+    expected = (
+        np.arange(256)[None].repeat(3, 0) - np.array([[123.675], [116.28], [103.53]])
+    ) / np.array([[58.395], [57.12], [57.375]])
     assert np.abs(normalise(image).reshape(3, 256).numpy() - expected).max() < 1e-6
 
 
 @pytest.fixture
 def files(tmp_path):
     image = picture(1, 60, 80)
-    for name in ("a.jpg", "a.png"): Image.fromarray(image).save(tmp_path / name)
+    for name in ("a.jpg", "a.png"):
+        Image.fromarray(image).save(tmp_path / name)
     return tmp_path, image
 
 
@@ -94,15 +128,22 @@ def test_read_image_is_rgb(files):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_as_opencv(tmp_path, orientation):
-    exif = Image.Exif(); exif[0x0112] = orientation
+    exif = Image.Exif()
+    exif[0x0112] = orientation
     Image.fromarray(picture(1, 30, 50)).save(tmp_path / "a.jpg", exif=exif)
-    assert np.array_equal(read_image(tmp_path / "a.jpg")[..., ::-1], cv2.imread(str(tmp_path / "a.jpg")))
+    assert np.array_equal(
+        read_image(tmp_path / "a.jpg")[..., ::-1], cv2.imread(str(tmp_path / "a.jpg"))
+    )
     assert read_image(tmp_path / "a.jpg").shape[:2] == ((30, 50) if orientation < 5 else (50, 30))
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "I;16"])
 def test_other_kinds_of_images(tmp_path, mode):
-    image = Image.fromarray(picture(1, 30, 50)).convert(mode) if mode != "I;16" else Image.fromarray(np.full((30, 50), 40000, np.uint16))
+    image = (
+        Image.fromarray(picture(1, 30, 50)).convert(mode)
+        if mode != "I;16"
+        else Image.fromarray(np.full((30, 50), 40000, np.uint16))
+    )
     image.save(tmp_path / "a.png")
     assert read_image(tmp_path / "a.png").shape == (30, 50, 3)
 
@@ -112,8 +153,9 @@ def test_other_kinds_of_images(tmp_path, mode):
 def test_cut_files(files, name, share):
     folder, _ = files
     data = (folder / name).read_bytes()
-    (folder / name).write_bytes(data[:int(len(data) * share)])
-    with pytest.raises(InputError, match=name): read_image(folder / name)
+    (folder / name).write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(InputError, match=name):
+        read_image(folder / name)
 
 
 def test_thumbnail_does_not_hide_a_cut(tmp_path):
@@ -121,34 +163,59 @@ def test_thumbnail_does_not_hide_a_cut(tmp_path):
     small, large = io.BytesIO(), io.BytesIO()
     Image.fromarray(picture(1, 16, 16)).save(small, "jpeg")
     Image.fromarray(picture(2, 200, 200)).save(large, "jpeg", comment=small.getvalue())
-    (tmp_path / "a.jpg").write_bytes(large.getvalue()); assert read_image(tmp_path / "a.jpg").shape == (200, 200, 3)
+    (tmp_path / "a.jpg").write_bytes(large.getvalue())
+    assert read_image(tmp_path / "a.jpg").shape == (200, 200, 3)
     (tmp_path / "a.jpg").write_bytes(large.getvalue()[:-3000])
-    with pytest.raises(InputError, match="cut short"): read_image(tmp_path / "a.jpg")
+    with pytest.raises(InputError, match="cut short"):
+        read_image(tmp_path / "a.jpg")
 
 
 def test_other_bad_files(tmp_path):
-    (tmp_path / "text.jpg").write_text("hello"); (tmp_path / "empty.jpg").write_bytes(b""); (tmp_path / "noise.png").write_bytes(bytes(range(256)) * 20)
-    for name in ("text.jpg", "empty.jpg", "noise.png", "missing.jpg", ".", "a\0b.jpg", "x" * 300 + ".jpg"):
-        with pytest.raises(ImageError): read_image(tmp_path / name)
+    (tmp_path / "text.jpg").write_text("hello")
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    (tmp_path / "noise.png").write_bytes(bytes(range(256)) * 20)
+    for name in (
+        "text.jpg",
+        "empty.jpg",
+        "noise.png",
+        "missing.jpg",
+        ".",
+        "a\0b.jpg",
+        "x" * 300 + ".jpg",
+    ):
+        with pytest.raises(ImageError):
+            read_image(tmp_path / name)
 
 
 @pytest.mark.parametrize("size", [(40000, 10), (11000, 10000), (60000, 60000)])
 def test_size_limits(tmp_path, size):
     import zlib
-    small = io.BytesIO(); Image.fromarray(np.zeros((2, 2, 3), np.uint8)).save(small, "png")
+
+    small = io.BytesIO()
+    Image.fromarray(np.zeros((2, 2, 3), np.uint8)).save(small, "png")
     data = bytearray(small.getvalue())
-    data[16:24] = size[0].to_bytes(4, "big") + size[1].to_bytes(4, "big"); data[29:33] = zlib.crc32(bytes(data[12:29])).to_bytes(4, "big")
+    data[16:24] = size[0].to_bytes(4, "big") + size[1].to_bytes(4, "big")
+    data[29:33] = zlib.crc32(bytes(data[12:29])).to_bytes(4, "big")
     (tmp_path / "bomb.png").write_bytes(bytes(data))
-    with pytest.raises(ImageError, match="bomb.png.*smaller"): read_image(tmp_path / "bomb.png")
+    with pytest.raises(ImageError, match="bomb.png.*smaller"):
+        read_image(tmp_path / "bomb.png")
 
 
 def test_check_images(files):
     folder, _ = files
     good = SimpleNamespace(image_files=[str(folder / "a.jpg")] * 5)
     assert check_images(good) == check_images(good, decode=True) == 1
-    bad = SimpleNamespace(image_files=[str(folder / f"{i}.jpg") for i in range(6)] + good.image_files)
-    with pytest.raises(InputError) as error: check_images(bad)
-    assert "6 of 7" in str(error.value) and "0.jpg" in str(error.value) and "and 3 more" in str(error.value) and "4.jpg" not in str(error.value)
+    bad = SimpleNamespace(
+        image_files=[str(folder / f"{i}.jpg") for i in range(6)] + good.image_files
+    )
+    with pytest.raises(InputError) as error:
+        check_images(bad)
+    assert (
+        "6 of 7" in str(error.value)
+        and "0.jpg" in str(error.value)
+        and "and 3 more" in str(error.value)
+        and "4.jpg" not in str(error.value)
+    )
 
 
 def test_crop_outside_and_tiny():

@@ -1,4 +1,5 @@
 """The data set and its loader: contract, determinism over workers and restarts, errors from workers."""
+
 import multiprocessing
 
 import cv2
@@ -19,19 +20,40 @@ from pose_nb.skeletons import COCO
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
     folder, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
-    for i in range(3): cv2.imwrite(str(folder / f"{i}.png"), picture(i, 90, 120))
+    for i in range(3):
+        cv2.imwrite(str(folder / f"{i}.png"), picture(i, 90, 120))
     boxes = np.array([[10 + i, 5, 80 + i, 85] for i in range(7)], np.float32)
     keypoints = rng.uniform(10, 85, (7, 17, 2)).astype(np.float32)
-    return from_boxes(COCO, [str(folder / f"{i % 3}.png") for i in range(7)], [i % 3 for i in range(7)], range(7), boxes, keypoints,
-                      rng.integers(0, 2, (7, 17)), np.full(7, 900))
+    return from_boxes(
+        COCO,
+        [str(folder / f"{i % 3}.png") for i in range(7)],
+        [i % 3 for i in range(7)],
+        range(7),
+        boxes,
+        keypoints,
+        rng.integers(0, 2, (7, 17)),
+        np.full(7, 900),
+    )
 
 
 @pytest.mark.parametrize("udp", [False, True])
 def test_item(records, udp):
     item = PoseDataset(records, (48, 64), udp=udp)[4]
-    assert set(item) == {"image", "keypoints", "visible", "center", "scale", "index"} and item["index"] == 4
-    shapes = {"image": (3, 64, 48), "keypoints": (17, 2), "visible": (17,), "center": (2,), "scale": (2,)}
-    for name, shape in shapes.items(): assert tuple(item[name].shape) == shape and item[name].dtype == (torch.uint8 if name == "image" else torch.float32)
+    assert (
+        set(item) == {"image", "keypoints", "visible", "center", "scale", "index"}
+        and item["index"] == 4
+    )
+    shapes = {
+        "image": (3, 64, 48),
+        "keypoints": (17, 2),
+        "visible": (17,),
+        "center": (2,),
+        "scale": (2,),
+    }
+    for name, shape in shapes.items():
+        assert tuple(item[name].shape) == shape and item[name].dtype == (
+            torch.uint8 if name == "image" else torch.float32
+        )
     center, scale = box_to_center_scale(records.boxes[4], 48 / 64)
     assert np.array_equal(item["center"], center) and np.allclose(item["scale"], scale)
     back = to_image(item["keypoints"].numpy(), center, scale, (48, 64), udp=udp)
@@ -42,11 +64,16 @@ def test_item_does_not_touch_the_records(records):
     before = [v.copy() for v in vars(records).values() if isinstance(v, np.ndarray)]
     item = PoseDataset(records, (48, 64), augment=BODY)[0]
     for v in item.values():
-        if isinstance(v, torch.Tensor): v.zero_()
+        if isinstance(v, torch.Tensor):
+            v.zero_()
     item = PoseDataset(records, (48, 64))[0]
     for v in item.values():
-        if isinstance(v, torch.Tensor): v.zero_()
-    assert all(np.array_equal(a, b) for a, b in zip(before, [v for v in vars(records).values() if isinstance(v, np.ndarray)]))
+        if isinstance(v, torch.Tensor):
+            v.zero_()
+    assert all(
+        np.array_equal(a, b)
+        for a, b in zip(before, [v for v in vars(records).values() if isinstance(v, np.ndarray)])
+    )
 
 
 def batches(records, workers, epochs=(0, 1, 2), seed=5, **options):
@@ -58,7 +85,13 @@ def batches(records, workers, epochs=(0, 1, 2), seed=5, **options):
     return out
 
 
-def equal(a, b): return all(torch.equal(x[k], y[k]) for p, q in zip(a, b, strict=True) for x, y in zip(p, q, strict=True) for k in x)
+def equal(a, b):
+    return all(
+        torch.equal(x[k], y[k])
+        for p, q in zip(a, b, strict=True)
+        for x, y in zip(p, q, strict=True)
+        for k in x
+    )
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -69,19 +102,27 @@ def test_workers_do_not_matter(records, workers):
 def test_restart_and_seed(records):
     first = batches(records, 0)
     assert equal(first[1:], batches(records, 0, epochs=(1, 2)))
-    assert not equal(first[:1], batches(records, 0, epochs=(0,), seed=6)) and not equal(first[:1], batches(records, 0, epochs=(1,)))
+    assert not equal(first[:1], batches(records, 0, epochs=(0,), seed=6)) and not equal(
+        first[:1], batches(records, 0, epochs=(1,))
+    )
 
 
 def test_late_augmentation(records):
-    dataset = PoseDataset(records, (48, 64), augment=BODY, late=(2, Augment(0, 0, 0.7, 0, 0, (1, 1), 0, 0)))
+    dataset = PoseDataset(
+        records, (48, 64), augment=BODY, late=(2, Augment(0, 0, 0.7, 0, 0, (1, 1), 0, 0))
+    )
     plain = PoseDataset(records, (48, 64))
-    dataset.set_epoch(2); assert torch.equal(dataset[1]["image"], plain[1]["image"])
-    dataset.set_epoch(1); assert not torch.equal(dataset[1]["image"], plain[1]["image"])
+    dataset.set_epoch(2)
+    assert torch.equal(dataset[1]["image"], plain[1]["image"])
+    dataset.set_epoch(1)
+    assert not torch.equal(dataset[1]["image"], plain[1]["image"])
 
 
 def test_every_sample_once(records):
     for drop_last, count in ((False, 7), (True, 6)):
-        seen = torch.cat([b["index"] for b in batches(records, 2, epochs=(0,), drop_last=drop_last)[0]]).tolist()
+        seen = torch.cat(
+            [b["index"] for b in batches(records, 2, epochs=(0,), drop_last=drop_last)[0]]
+        ).tolist()
         assert len(seen) == len(set(seen)) == count
     dataset = PoseDataset(records, (48, 64))
     assert list(EpochSampler(dataset, shuffle=False)) == list(range(7))
@@ -91,25 +132,36 @@ def test_every_sample_once(records):
 def test_spawned_workers_see_the_epoch(records):
     """Where processes are not forked (macOS, Windows) the epoch must still reach them."""
     dataset = PoseDataset(records, (48, 64), augment=BODY, seed=5)
-    loader = torch.utils.data.DataLoader(dataset, 4, num_workers=1, persistent_workers=True, multiprocessing_context=multiprocessing.get_context("spawn"))
+    loader = torch.utils.data.DataLoader(
+        dataset,
+        4,
+        num_workers=1,
+        persistent_workers=True,
+        multiprocessing_context=multiprocessing.get_context("spawn"),
+    )
     for epoch in range(2):
         dataset.set_epoch(epoch)
         for batch in loader:
-            for i, image in zip(batch["index"].tolist(), batch["image"]): assert torch.equal(image, dataset[i]["image"])
+            for i, image in zip(batch["index"].tolist(), batch["image"]):
+                assert torch.equal(image, dataset[i]["image"])
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_broken_file_is_one_sentence(records, workers):
-    broken = records.subset(range(4)); broken.image_files[2] = "nowhere/gone.jpg"
-    with pytest.raises(InputError) as error: list(make_loader(PoseDataset(broken, (48, 64)), 2, workers))
+    broken = records.subset(range(4))
+    broken.image_files[2] = "nowhere/gone.jpg"
+    with pytest.raises(InputError) as error:
+        list(make_loader(PoseDataset(broken, (48, 64)), 2, workers))
     assert str(error.value) == "nowhere/gone.jpg: this image file does not exist"
 
 
 def test_bad_arguments(records):
     dataset = PoseDataset(records, (48, 64))
     for options in (dict(batch_size=0), dict(batch_size=2, workers=-1)):
-        with pytest.raises(InputError): make_loader(dataset, **options)
-    with pytest.raises(InputError, match="no records"): PoseDataset(records.subset([]), (48, 64))
+        with pytest.raises(InputError):
+            make_loader(dataset, **options)
+    with pytest.raises(InputError, match="no records"):
+        PoseDataset(records.subset([]), (48, 64))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="pinned memory needs a GPU")
@@ -122,7 +174,12 @@ def test_epoch_changes_samples_and_order(records):
     orders, images = [], []
     for epoch in range(3):
         dataset.set_epoch(epoch)
-        orders.append(list(EpochSampler(dataset, seed=5))); images.append(dataset[2]["image"])
-    assert orders[0] != orders[1] != orders[2] != orders[0] and all(sorted(o) == list(range(7)) for o in orders)
+        orders.append(list(EpochSampler(dataset, seed=5)))
+        images.append(dataset[2]["image"])
+    assert orders[0] != orders[1] != orders[2] != orders[0] and all(
+        sorted(o) == list(range(7)) for o in orders
+    )
     assert not any(torch.equal(images[a], images[b]) for a, b in ((0, 1), (1, 2), (0, 2)))
-    assert not torch.equal(dataset[2]["image"], PoseDataset(records, (48, 64), augment=BODY, seed=6)[2]["image"])
+    assert not torch.equal(
+        dataset[2]["image"], PoseDataset(records, (48, 64), augment=BODY, seed=6)[2]["image"]
+    )

@@ -1,4 +1,5 @@
 """The README's commands, options and links exist, and settings.ini is the one home of the requirements."""
+
 import ast
 import importlib
 import re
@@ -16,24 +17,42 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PACKAGE = ROOT / "pose_nb"
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.M | re.S)
-IMPORT_NAMES = {"pillow": "PIL", "opencv-python-headless": "cv2"}                     # where a requirement's name is not the module's
+IMPORT_NAMES = {
+    "pillow": "PIL",
+    "opencv-python-headless": "cv2",
+}  # where a requirement's name is not the module's
 
 
 def settings(key=None):
     config = ConfigParser(delimiters=["="])
     config.read(ROOT / "settings.ini", encoding="utf-8")
-    return [line for line in config["DEFAULT"][key].splitlines() if line.strip()] if key else config["DEFAULT"]
+    return (
+        [line for line in config["DEFAULT"][key].splitlines() if line.strip()]
+        if key
+        else config["DEFAULT"]
+    )
 
 
 # ---------------------------------------------------------------- commands
 
+
 def test_two_marked_commands():
     marked = re.findall(r"<!--\s*([\w -]+?)\s*-->\s*\n```sh\n(.+?)\n```", README)
-    assert [name for name, _ in marked] == ["demo", "tests"] == re.findall(r"<!--\s*(.*?)\s*-->", README)
+    assert (
+        [name for name, _ in marked]
+        == ["demo", "tests"]
+        == re.findall(r"<!--\s*(.*?)\s*-->", README)
+    )
     commands = dict(marked)
-    assert all("\n" not in command and "#" not in command for command in commands.values()), "one line each"
+    assert all("\n" not in command and "#" not in command for command in commands.values()), (
+        "one line each"
+    )
     assert "pose-nb demo" in commands["demo"] and "pip install" in commands["demo"]
-    assert "nbdev-test" in commands["tests"] and "pytest" in commands["tests"] and "[dev]" in commands["tests"]
+    assert (
+        "nbdev-test" in commands["tests"]
+        and "pytest" in commands["tests"]
+        and "[dev]" in commands["tests"]
+    )
 
 
 def command_lines(text):
@@ -42,9 +61,14 @@ def command_lines(text):
     spans = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
     for line in [*code.splitlines(), *spans]:
         for part in re.split(r"&&|\|\||;|\s\|\s", line):
-            part = part.replace("-m pose_nb.cli", "&pose-nb").rsplit("&", 1)[-1] if "-m pose_nb.cli" in part else part
+            part = (
+                part.replace("-m pose_nb.cli", "&pose-nb").rsplit("&", 1)[-1]
+                if "-m pose_nb.cli" in part
+                else part
+            )
             words = shlex.split(part, comments=True)
-            if words and words[0] == "pose-nb": yield words[1:]
+            if words and words[0] == "pose-nb":
+                yield words[1:]
 
 
 LINES = list(command_lines(README))
@@ -52,7 +76,9 @@ LINES = list(command_lines(README))
 
 def test_lines_are_found():
     assert len(LINES) >= 6 and ["demo"] in LINES
-    assert list(command_lines("`accelerate launch -m pose_nb.cli train ROW --data X`")) == [["train", "ROW", "--data", "X"]]
+    assert list(command_lines("`accelerate launch -m pose_nb.cli train ROW --data X`")) == [
+        ["train", "ROW", "--data", "X"]
+    ]
 
 
 def unknown(words):
@@ -60,11 +86,20 @@ def unknown(words):
     command = typer.main.get_command(cli.app)
     words = [w for w in words if w not in ("…", "...")]
     while hasattr(command, "commands") and words:
-        if words[0] == "--help": return None
-        if words[0] not in command.commands: return f"no verb {words[0]!r}"
+        if words[0] == "--help":
+            return None
+        if words[0] not in command.commands:
+            return f"no verb {words[0]!r}"
         command = command.commands[words.pop(0)]
     options = {name for p in command.params for name in (*p.opts, *p.secondary_opts)} | {"--help"}
-    return next((f"{command.name} has no option {w.split('=')[0]}" for w in words if w.startswith("--") and w.split("=")[0] not in options), None)
+    return next(
+        (
+            f"{command.name} has no option {w.split('=')[0]}"
+            for w in words
+            if w.startswith("--") and w.split("=")[0] not in options
+        ),
+        None,
+    )
 
 
 @pytest.mark.parametrize("words", LINES, ids=" ".join)
@@ -73,30 +108,59 @@ def test_verbs_and_options_exist(words):
 
 
 def test_the_comparison_can_fail():
-    assert unknown(["trian", "x"]) == "no verb 'trian'" and unknown(["train", "x", "--bacth-size", "3"]) == "train has no option --bacth-size"
-    assert unknown(["weights", "imprt", "x"]) == "no verb 'imprt'" and unknown(["evaluate", "x", "--no-flip"]) is None
+    assert (
+        unknown(["trian", "x"]) == "no verb 'trian'"
+        and unknown(["train", "x", "--bacth-size", "3"]) == "train has no option --bacth-size"
+    )
+    assert (
+        unknown(["weights", "imprt", "x"]) == "no verb 'imprt'"
+        and unknown(["evaluate", "x", "--no-flip"]) is None
+    )
 
 
 def test_rows_exist():
     from pose_nb.tables.zoo import list_models
-    named = {word.strip("'\"") for words in LINES for word in words if re.fullmatch(r"['\"]?[a-z0-9_-]+/[a-z0-9-]+['\"]?", word)} & \
-            {word for words in LINES if words[0] in ("info", "train", "evaluate", "predict") for word in words[1:2]}
+
+    named = {
+        word.strip("'\"")
+        for words in LINES
+        for word in words
+        if re.fullmatch(r"['\"]?[a-z0-9_-]+/[a-z0-9-]+['\"]?", word)
+    } & {
+        word
+        for words in LINES
+        if words[0] in ("info", "train", "evaluate", "predict")
+        for word in words[1:2]
+    }
     named |= set(re.findall(r'(?:create_model|get_row)\("([^"]+)"', README))
     assert named and named <= set(list_models())
 
 
-@pytest.mark.parametrize("code", [code for language, code in BLOCKS if language == "python"], ids=lambda code: code.splitlines()[-1][:30])
+@pytest.mark.parametrize(
+    "code",
+    [code for language, code in BLOCKS if language == "python"],
+    ids=lambda code: code.splitlines()[-1][:30],
+)
 def test_python_names_exist(code):
     tree = ast.parse(code)
     for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "pose_nb":
+        if (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and node.value.id == "pose_nb"
+        ):
             assert hasattr(importlib.import_module("pose_nb"), node.attr), f"pose_nb.{node.attr}"
         if isinstance(node, ast.ImportFrom):
-            for alias in node.names: assert hasattr(importlib.import_module(node.module), alias.name)
+            for alias in node.names:
+                assert hasattr(importlib.import_module(node.module), alias.name)
 
 
 def test_links():
-    targets = [t.split("#")[0] for t in re.findall(r"\[[^]]*\]\(([^)\s]+)\)", README) if not re.match(r"[a-z]+:", t)]
+    targets = [
+        t.split("#")[0]
+        for t in re.findall(r"\[[^]]*\]\(([^)\s]+)\)", README)
+        if not re.match(r"[a-z]+:", t)
+    ]
     assert targets and not [t for t in targets if t and not (ROOT / t).exists()]
 
 
@@ -107,13 +171,19 @@ def test_folders_named_in_tables_exist():
 
 # ---------------------------------------------------------------- requirements
 
-def bare(requirement): return re.split(r"[<>=!~\[; ]", requirement, maxsplit=1)[0]
+
+def bare(requirement):
+    return re.split(r"[<>=!~\[; ]", requirement, maxsplit=1)[0]
 
 
 def test_setup_reads_settings():
     text = (ROOT / "setup.py").read_text(encoding="utf-8")
     assert "settings.ini" in text and 'lines("requirements")' in text
-    others = [ROOT / name for name in ("requirements.txt", "environment.yml", "setup.cfg", "Pipfile") if (ROOT / name).exists()]
+    others = [
+        ROOT / name
+        for name in ("requirements.txt", "environment.yml", "setup.cfg", "Pipfile")
+        if (ROOT / name).exists()
+    ]
     assert not others, "settings.ini is the one home of the requirements"
     pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert not re.search(r"^\[project\]|^dependencies", pyproject, re.M)
@@ -127,20 +197,25 @@ def test_entry_point():
 
 
 def imported():
-    """Top-level modules from outside the standard library that the package imports, with a file that does."""
+    """Top-level modules from outside the standard library that the package imports, with a file
+    that does."""
     found = {}
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom) and not node.level: names = [node.module]
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module]
             for name in names:
                 top = name.split(".")[0]
-                if top not in sys.stdlib_module_names and top != "pose_nb": found[top] = path.name
+                if top not in sys.stdlib_module_names and top != "pose_nb":
+                    found[top] = path.name
     return found
 
 
 def test_every_import_is_a_requirement():
-    declared = {IMPORT_NAMES.get(bare(r), bare(r).replace("-", "_")) for r in settings("requirements")}
+    declared = {
+        IMPORT_NAMES.get(bare(r), bare(r).replace("-", "_")) for r in settings("requirements")
+    }
     known = declared
     found = imported()
     assert {"torch", "cv2", "typer"} <= found.keys()
@@ -148,7 +223,9 @@ def test_every_import_is_a_requirement():
 
 
 def test_every_requirement_is_imported():
-    declared = {IMPORT_NAMES.get(bare(r), bare(r).replace("-", "_")) for r in settings("requirements")}
+    declared = {
+        IMPORT_NAMES.get(bare(r), bare(r).replace("-", "_")) for r in settings("requirements")
+    }
     assert declared <= imported().keys()
 
 

@@ -1,4 +1,5 @@
 """Training that is killed, continued, accumulated, in low precision, or fed nonsense; on the CPU with a tiny row and synthetic people."""
+
 import json
 import signal
 import subprocess
@@ -24,33 +25,60 @@ from pose_nb.synth import make_dataset
 from pose_nb.training import Recipe, Steps, scaled_lr, train
 from pose_nb.weights.loading import load_weights
 
-ARGUMENTS = dict(batch_size=4, limit=8, eval_every=9, val_limit=1, workers=0, device="cpu", progress=False)
+ARGUMENTS = dict(
+    batch_size=4, limit=8, eval_every=9, val_limit=1, workers=0, device="cpu", progress=False
+)
 
 
-def network(weights=None): return PoseModel(shufflenetv2(), HeatmapHead(1024, 17, (32, 32, 32)))
+def network(weights=None):
+    return PoseModel(shufflenetv2(), HeatmapHead(1024, 17, (32, 32, 32)))
 
 
 def tiny_row(create=network, **changes):
     """What training asks of a row, with ShuffleNetV2 on crops of 64 × 96 and all augmentation."""
-    recipe = replace(Recipe(lr=3e-3, batch=8, epochs=4, schedule=Steps(drops=(3,), warmup=3), augment=BODY), **changes)
-    return SimpleNamespace(id="coco/example", benchmark=COCO, codec=MSRA((64, 96), (16, 24)), udp_crop=False, flip=True, nms=0.9, recipe=recipe, create=create)
+    recipe = replace(
+        Recipe(lr=3e-3, batch=8, epochs=4, schedule=Steps(drops=(3,), warmup=3), augment=BODY),
+        **changes,
+    )
+    return SimpleNamespace(
+        id="coco/example",
+        benchmark=COCO,
+        codec=MSRA((64, 96), (16, 24)),
+        udp_crop=False,
+        flip=True,
+        nms=0.9,
+        recipe=recipe,
+        create=create,
+    )
 
 
 def slow_run(data, out):
     """A run that takes its time, to be killed."""
     from pose_nb.data import loader
+
     read = loader.read_image
     loader.read_image = lambda path: (time.sleep(0.08), read(path))[1]
     train(tiny_row(), data, out, **ARGUMENTS)
 
 
-def log(out): return [json.loads(line) for line in Path(out, "metrics.jsonl").read_text().splitlines()]
-def losses(out): return {line["epoch"]: line["loss"] for line in log(out) if "accuracy" in line}
+def log(out):
+    return [json.loads(line) for line in Path(out, "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(out):
+    return {line["epoch"]: line["loss"] for line in log(out) if "accuracy" in line}
 
 
 @pytest.fixture(scope="module")
 def people(tmp_path_factory):
-    return make_dataset(tmp_path_factory.mktemp("training") / "people", train=8, val=2, seed=3, workers=0, progress=False)
+    return make_dataset(
+        tmp_path_factory.mktemp("training") / "people",
+        train=8,
+        val=2,
+        seed=3,
+        workers=0,
+        progress=False,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +91,20 @@ def whole(people, tmp_path_factory):
 
 def test_killed_and_continued(people, whole, tmp_path):
     code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from test_training import slow_run; slow_run(*sys.argv[1:])"
-    run = subprocess.Popen([sys.executable, "-c", code, str(people), str(tmp_path)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    run = subprocess.Popen(
+        [sys.executable, "-c", code, str(people), str(tmp_path)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
     try:
         for _ in range(1000):
-            if run.poll() is not None or (tmp_path / "metrics.jsonl").exists() and losses(tmp_path): break
+            if run.poll() is not None or (tmp_path / "metrics.jsonl").exists() and losses(tmp_path):
+                break
             time.sleep(0.03)
         assert run.poll() is None, run.stderr.read().decode()[-500:]
-        time.sleep(0.25)                                      # into the second epoch, which takes over half a second
-    finally: run.kill()
+        time.sleep(0.25)  # into the second epoch, which takes over half a second
+    finally:
+        run.kill()
     assert run.wait() == -signal.SIGKILL
     before = losses(tmp_path)
     assert 1 <= len(before) < 4, "the kill came in the middle of the run"
@@ -89,18 +123,26 @@ def test_another_seed_is_another_run(people, whole, tmp_path):
 
 def test_log(whole):
     lines = [line for line in log(whole) if "accuracy" in line]
-    assert [line["epoch"] for line in lines] == [1, 2, 3, 4] and [line["step"] for line in lines] == [2, 4, 6, 8]
+    assert [line["epoch"] for line in lines] == [1, 2, 3, 4] and [
+        line["step"] for line in lines
+    ] == [2, 4, 6, 8]
     assert all({"loss", "accuracy", "lr", "seconds"} <= line.keys() for line in lines)
     assert all(0 < line["loss"] < 1 and 0 <= line["accuracy"] <= 1 for line in lines)
-    rate = 3e-3 * 4 / 8                                       # scaled to the batch; dropped in the last epoch
-    assert [line["lr"] for line in lines] == pytest.approx([rate * (0.001 + 0.999 / 2), rate, rate, rate / 10])
+    rate = 3e-3 * 4 / 8  # scaled to the batch; dropped in the last epoch
+    assert [line["lr"] for line in lines] == pytest.approx(
+        [rate * (0.001 + 0.999 / 2), rate, rate, rate / 10]
+    )
     assert "val AP" in lines[-1] and not any("val AP" in line for line in lines[:-1])
 
 
 def test_step_lines(people, tmp_path, monkeypatch):
     monkeypatch.setattr("pose_nb.training.LOG_EVERY", 1)
     train(tiny_row(), people, tmp_path, **ARGUMENTS, epochs=1)
-    assert [(line["epoch"], line["step"], "accuracy" in line) for line in log(tmp_path)] == [(1, 1, False), (1, 2, False), (1, 2, True)]
+    assert [(line["epoch"], line["step"], "accuracy" in line) for line in log(tmp_path)] == [
+        (1, 1, False),
+        (1, 2, False),
+        (1, 2, True),
+    ]
 
 
 def test_best_weights_load(whole):
@@ -108,11 +150,17 @@ def test_best_weights_load(whole):
     report = load_weights(model, whole / "best.safetensors")
     assert len(report.loaded) == len(model.state_dict()) and not report.dropped and not report.kept
     best, state = model.state_dict(), load_file(whole / "state.safetensors")
-    assert all(torch.equal(best[k], state[f"model.{k}"]) for k in best), "validated once, at the end"
+    assert all(torch.equal(best[k], state[f"model.{k}"]) for k in best), (
+        "validated once, at the end"
+    )
 
 
 def test_nothing_half_written(whole):
-    assert sorted(p.name for p in whole.iterdir()) == ["best.safetensors", "metrics.jsonl", "state.safetensors"]
+    assert sorted(p.name for p in whole.iterdir()) == [
+        "best.safetensors",
+        "metrics.jsonl",
+        "state.safetensors",
+    ]
 
 
 def test_a_finished_run_is_left_alone(people, whole):
@@ -121,62 +169,99 @@ def test_a_finished_run_is_left_alone(people, whole):
     assert {p.name: p.read_bytes() for p in whole.iterdir()} == before
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:len(data) // 2], lambda data: b"", lambda data: b"<html>404</html>",
-                                    lambda data: b"\xff" * 64 + data[64:]], ids=["cut", "empty", "web page", "overwritten"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[: len(data) // 2],
+        lambda data: b"",
+        lambda data: b"<html>404</html>",
+        lambda data: b"\xff" * 64 + data[64:],
+    ],
+    ids=["cut", "empty", "web page", "overwritten"],
+)
 def test_damaged_state(people, whole, tmp_path, damage):
     state = tmp_path / "state.safetensors"
     state.write_bytes(damage((whole / "state.safetensors").read_bytes()))
     before = state.read_bytes()
-    with pytest.raises(InputError, match="state.safetensors: not a state of a training run .*remove it"): train(tiny_row(), people, tmp_path, **ARGUMENTS)
+    with pytest.raises(
+        InputError, match="state.safetensors: not a state of a training run .*remove it"
+    ):
+        train(tiny_row(), people, tmp_path, **ARGUMENTS)
     assert state.read_bytes() == before
 
 
 def test_state_of_another_network(people, whole):
-    other = tiny_row(lambda weights=None: PoseModel(shufflenetv2(), HeatmapHead(1024, 17, (64, 64, 64))))
-    with pytest.raises(InputError, match="belongs to another network"): train(other, people, whole, **ARGUMENTS, epochs=5)
+    other = tiny_row(
+        lambda weights=None: PoseModel(shufflenetv2(), HeatmapHead(1024, 17, (64, 64, 64)))
+    )
+    with pytest.raises(InputError, match="belongs to another network"):
+        train(other, people, whole, **ARGUMENTS, epochs=5)
 
 
 def test_scaled_rate_is_printed(people, tmp_path, capsys):
     train(tiny_row(), people, tmp_path / "scaled", **ARGUMENTS | {"progress": True}, epochs=1)
-    assert "learning rate 0.0015 (0.003 × 4/8, the linear scaling rule); 4 images per update" in capsys.readouterr().out
-    train(tiny_row(), people, tmp_path / "given", **ARGUMENTS | {"progress": True}, epochs=1, lr=0.001)
+    assert (
+        "learning rate 0.0015 (0.003 × 4/8, the linear scaling rule); 4 images per update"
+        in capsys.readouterr().out
+    )
+    train(
+        tiny_row(), people, tmp_path / "given", **ARGUMENTS | {"progress": True}, epochs=1, lr=0.001
+    )
     assert "learning rate 0.001 (given); 4 images per update" in capsys.readouterr().out
     lr, sentence = scaled_lr(Recipe(), 512)
     assert lr == 5e-4 and sentence.startswith("learning rate 0.0005") and "×" not in sentence
 
 
 class Plain(nn.Module):
-    """A network without batch normalisation, for which small batches that are accumulated must equal a large one."""
+    """A network without batch normalisation, for which small batches that are accumulated must
+    equal a large one."""
 
     def __init__(self):
         super().__init__()
-        self.layers = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.ReLU(), nn.Conv2d(8, 17, 3, padding=1))
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 8, 4, 4), nn.ReLU(), nn.Conv2d(8, 17, 3, padding=1)
+        )
 
     def forward(self, images, all_stages=False):
         maps = self.layers(images)
         return [maps] if all_stages else maps
 
 
-def sgd(model, lr): return torch.optim.SGD([{"params": list(model.parameters()), "factor": 1.0}], lr)
+def sgd(model, lr):
+    return torch.optim.SGD([{"params": list(model.parameters()), "factor": 1.0}], lr)
 
 
 def test_accumulated_batches(people, tmp_path):
-    def run(**changes): return train(tiny_row(lambda weights=None: Plain(), optimizer=sgd), people, tmp_path / str(len(list(tmp_path.iterdir()))),
-                                     **ARGUMENTS | dict(epochs=2, lr=0.1) | changes).state_dict()
+    def run(**changes):
+        return train(
+            tiny_row(lambda weights=None: Plain(), optimizer=sgd),
+            people,
+            tmp_path / str(len(list(tmp_path.iterdir()))),
+            **ARGUMENTS | dict(epochs=2, lr=0.1) | changes,
+        ).state_dict()
+
     large, small, other = run(), run(batch_size=2, accumulate=2), run(batch_size=2)
     far = lambda a, b: max((a[k] - b[k]).abs().max().item() for k in a)
     assert far(large, small) < 1e-6 < 1e-5 < far(large, other)
-    assert [line["step"] for line in log(tmp_path / "1")] == [2, 4] and [line["step"] for line in log(tmp_path / "2")] == [4, 8]
+    assert [line["step"] for line in log(tmp_path / "1")] == [2, 4] and [
+        line["step"] for line in log(tmp_path / "2")
+    ] == [4, 8]
 
 
 def test_bf16(people, tmp_path):
     """In a process of its own: accelerate knows one precision per process."""
-    code = (f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from test_training import *; "
-            "train(tiny_row(), *sys.argv[1:], **ARGUMENTS, epochs=1, precision='bf16')")
-    done = subprocess.run([sys.executable, "-c", code, str(people), str(tmp_path)], capture_output=True, text=True)
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from test_training import *; "
+        "train(tiny_row(), *sys.argv[1:], **ARGUMENTS, epochs=1, precision='bf16')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(people), str(tmp_path)], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-800:]
     assert 0 < losses(tmp_path)[1] < 1
-    assert all(v.dtype != torch.bfloat16 for v in load_file(tmp_path / "best.safetensors").values()), "weights stay in float32"
+    assert all(
+        v.dtype != torch.bfloat16 for v in load_file(tmp_path / "best.safetensors").values()
+    ), "weights stay in float32"
 
 
 def test_nan_stops_the_run(people, tmp_path):
@@ -184,11 +269,25 @@ def test_nan_stops_the_run(people, tmp_path):
         model = network()
         nn.init.constant_(model.head.final_layer.bias, float("nan"))
         return model
-    with pytest.raises(InputError, match="loss became nan in epoch 1: lower the learning rate"): train(tiny_row(broken), people, tmp_path, **ARGUMENTS)
+
+    with pytest.raises(InputError, match="loss became nan in epoch 1: lower the learning rate"):
+        train(tiny_row(broken), people, tmp_path, **ARGUMENTS)
     assert not (tmp_path / "state.safetensors").exists()
 
 
-@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"batch_size": 0}, {"accumulate": 0}, {"eval_every": 0}, {"precision": "fp8"}, {"workers": -1}], ids=str)
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epochs": 0},
+        {"batch_size": 0},
+        {"accumulate": 0},
+        {"eval_every": 0},
+        {"precision": "fp8"},
+        {"workers": -1},
+    ],
+    ids=str,
+)
 def test_impossible_settings(people, tmp_path, wrong):
-    with pytest.raises(InputError): train(tiny_row(), people, tmp_path / "new", **ARGUMENTS | wrong)
+    with pytest.raises(InputError):
+        train(tiny_row(), people, tmp_path / "new", **ARGUMENTS | wrong)
     assert not (tmp_path / "new").exists()

@@ -1,4 +1,5 @@
 """Drawing: arrays in, arrays out, nothing changed on the way, and errors that say what was wrong."""
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -22,9 +23,9 @@ def test_colours_tell_sides():
 
 def test_threshold_flags_and_nan():
     points = [[20, 30], [60, 30]]
-    assert (viz.draw_pose(BLACK, points, [.2, .2], PAIR) == 0).all()
+    assert (viz.draw_pose(BLACK, points, [0.2, 0.2], PAIR) == 0).all()
     assert (viz.draw_pose(BLACK, points, [0, 0], PAIR, flags=True) == 0).all()
-    one = viz.draw_pose(BLACK, points, [.9, .2], PAIR)
+    one = viz.draw_pose(BLACK, points, [0.9, 0.2], PAIR)
     assert one[:, :40].any() and not one[:, 40:].any(), "no limb to a point below the threshold"
     assert not viz.draw_pose(BLACK, [[np.nan, 1], [np.nan, np.nan]], None, PAIR).any()
     ring, dot = (viz.draw_pose(BLACK, points, [v, v], PAIR, flags=True) for v in (1, 2))
@@ -34,7 +35,7 @@ def test_threshold_flags_and_nan():
 @pytest.mark.parametrize("far", [1e4, -1e9, 1e300])
 def test_far_points_do_no_harm(far):
     assert viz.draw_pose(BLACK, [[20, 30], [far, far]], None, PAIR).any()
-    assert viz.draw_boxes(BLACK, [[far, 5, 30, 40], [10, 10, 30, 40]], [.5, .6]).any()
+    assert viz.draw_boxes(BLACK, [[far, 5, 30, 40], [10, 10, 30, 40]], [0.5, 0.6]).any()
 
 
 def test_a_distant_outlier_does_not_thicken_the_lines():
@@ -51,20 +52,29 @@ def test_every_skeleton(skeleton):
 
 def test_shapes_are_checked():
     zeros = np.zeros((17, 2))
-    for call, text in ((lambda: viz.draw_pose(BLACK, zeros[:5], None, COCO), "17"), (lambda: viz.draw_pose(BLACK / 255, zeros, None, COCO), "uint8"),
-                       (lambda: viz.draw_pose(BLACK, zeros, np.zeros(3), COCO), "one per keypoint"),
-                       (lambda: viz.draw_pose(BLACK, zeros), "skeleton"), (lambda: viz.grid([]), "no images"),
-                       (lambda: viz.draw_boxes(BLACK, [[0, 0, 1, 1]], [.1, .2]), "2 labels"),
-                       (lambda: viz.show_heatmaps(np.zeros((2, 3, 4, 5))), r"\(K, h, w\)"),
-                       (lambda: viz.draw_pose(np.zeros((4, 4, 4), np.uint8), [], None, COCO), "RGB")):
-        with pytest.raises(InputError, match=text): call()
+    for call, text in (
+        (lambda: viz.draw_pose(BLACK, zeros[:5], None, COCO), "17"),
+        (lambda: viz.draw_pose(BLACK / 255, zeros, None, COCO), "uint8"),
+        (lambda: viz.draw_pose(BLACK, zeros, np.zeros(3), COCO), "one per keypoint"),
+        (lambda: viz.draw_pose(BLACK, zeros), "skeleton"),
+        (lambda: viz.grid([]), "no images"),
+        (lambda: viz.draw_boxes(BLACK, [[0, 0, 1, 1]], [0.1, 0.2]), "2 labels"),
+        (lambda: viz.show_heatmaps(np.zeros((2, 3, 4, 5))), r"\(K, h, w\)"),
+        (lambda: viz.draw_pose(np.zeros((4, 4, 4), np.uint8), [], None, COCO), "RGB"),
+    ):
+        with pytest.raises(InputError, match=text):
+            call()
 
 
 def test_boxes():
     drawn = viz.draw_boxes(BLACK, [[10, 10, 50, 40]])
     assert drawn[25, 10].any() and drawn[25, 50].any() and not drawn[25, 30].any()
-    assert (viz.draw_boxes(BLACK, np.zeros((0, 4))) == BLACK).all() and (viz.draw_boxes(BLACK, [[np.nan] * 4]) == BLACK).all()
-    assert viz.draw_boxes(BLACK[..., 0], [[10, 10, 50, 40]]).shape == (60, 80, 3), "grey images are welcome"
+    assert (viz.draw_boxes(BLACK, np.zeros((0, 4))) == BLACK).all() and (
+        viz.draw_boxes(BLACK, [[np.nan] * 4]) == BLACK
+    ).all()
+    assert viz.draw_boxes(BLACK[..., 0], [[10, 10, 50, 40]]).shape == (60, 80, 3), (
+        "grey images are welcome"
+    )
 
 
 def test_grid_and_side_by_side():
@@ -73,15 +83,20 @@ def test_grid_and_side_by_side():
     sheet = viz.grid([BLACK, BLACK[:30, :40]], columns=2)
     assert (sheet[:10, 84:] == 255).all() and (sheet[20:40, 110:120] == 0).all()
     both = viz.side_by_side(BLACK, [[20, 30], [60, 30]], [[20, 30], [60, 50]], PAIR)
-    assert both.shape == (60, 164, 3) and (both[40, 84 + 60] > 200).all(), "a white line from truth to prediction"
+    assert both.shape == (60, 164, 3) and (both[40, 84 + 60] > 200).all(), (
+        "a white line from truth to prediction"
+    )
 
 
 def test_figures():
-    maps = np.zeros((3, 8, 6)); maps[0, 2, 4] = 1
+    maps = np.zeros((3, 8, 6))
+    maps[0, 2, 4] = 1
     figure = viz.show_heatmaps(maps, names=["a", "b", "c"], columns=2)
     assert len(figure.axes) == 4 and figure.axes[0].lines[0].get_xydata().tolist() == [[4, 2]]
     viz.show_heatmaps(np.full((1, 4, 4), np.nan), image=BLACK)
-    figure = viz.curve({"a": [3, 2, np.nan], "b": ([0, 5], [1, 2])}, "step", "loss", "title", log=True)
+    figure = viz.curve(
+        {"a": [3, 2, np.nan], "b": ([0, 5], [1, 2])}, "step", "loss", "title", log=True
+    )
     assert figure.axes[0].get_yscale() == "log" and len(figure.axes[0].lines) == 2
     plt.close("all")
 
@@ -93,4 +108,9 @@ def test_torch_heatmaps():
 
 
 def test_faces_have_no_links_but_dots():
-    assert FACE_300W.links == () and viz.draw_pose(BLACK, np.random.default_rng(0).uniform(10, 50, (68, 2)), None, FACE_300W).any()
+    assert (
+        FACE_300W.links == ()
+        and viz.draw_pose(
+            BLACK, np.random.default_rng(0).uniform(10, 50, (68, 2)), None, FACE_300W
+        ).any()
+    )

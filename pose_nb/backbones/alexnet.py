@@ -10,29 +10,43 @@ from torch import nn
 
 # %% ../../nbs/parts/402_backbones.alexnet.ipynb #60a4a800
 class AlexNet(nn.Module):
-    """The five convolutions of AlexNet (arXiv:1404.5997) with their pools; no batch norm, no fully connected layers.
+    """The five convolutions of AlexNet (arXiv:1404.5997) with their pools; no batch norm, no fully
+    connected layers.
 
-    forward: images (B, 3, H, W) -> [map (B, 256, h, w)], about 1/32 of the size, smaller by the unpadded pools. `channels` is (256,).
+    forward: images (B, 3, H, W) -> [map (B, 256, h, w)], about 1/32 of the size, smaller by the
+    unpadded pools. `channels` is (256,).
     """
+
     def __init__(self):
         super().__init__()
         self.features = nn.Sequential(
-            nn.Conv2d(3, 64, 11, stride=4, padding=2), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2),
-            nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2),
-            nn.Conv2d(192, 384, 3, padding=1), nn.ReLU(inplace=True),
-            nn.Conv2d(384, 256, 3, padding=1), nn.ReLU(inplace=True),
-            nn.Conv2d(256, 256, 3, padding=1), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2))
+            nn.Conv2d(3, 64, 11, stride=4, padding=2),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(3, 2),
+            nn.Conv2d(64, 192, 5, padding=2),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(3, 2),
+            nn.Conv2d(192, 384, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(384, 256, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(256, 256, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(3, 2),
+        )
         self.channels = (256,)
 
     def forward(self, images):
         return [self.features(images)]
 
-
+# %% ../../nbs/parts/402_backbones.alexnet.ipynb #ac498f34
 def alexnet():
     """AlexNet: 2.5 M parameters."""
     return AlexNet()
 
 # %% ../../nbs/parts/402_backbones.alexnet.ipynb #724864a0
-PUBLISHED_NAMES = ()                                                        # our names are the published ones
+PUBLISHED_NAMES = ()  # our names are the published ones
 
-IMAGENET = {"alexnet": ("torchvision", "AlexNet_Weights.IMAGENET1K_V1")}    # the published pose row started from random weights
+IMAGENET = {
+    "alexnet": ("torchvision", "AlexNet_Weights.IMAGENET1K_V1")
+}  # the published pose row started from random weights

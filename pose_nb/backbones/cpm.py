@@ -13,24 +13,32 @@ from torch import nn
 
 # %% ../../nbs/parts/442_backbones.cpm.ipynb #c0b8fe22
 def conv_bn(inside, outside, kernel=1, stride=1, groups=1, relu=True):
-    """Convolution (padding kernel // 2, no bias), batch norm, and a ReLU unless relu=False; named conv, bn, activate."""
-    parts = OrderedDict(conv=nn.Conv2d(inside, outside, kernel, stride, kernel // 2, groups=groups, bias=False), bn=nn.BatchNorm2d(outside))
-    if relu: parts["activate"] = nn.ReLU(inplace=True)
+    """Convolution (padding kernel // 2, no bias), batch norm, and a ReLU unless relu=False; named
+    conv, bn, activate."""
+    parts = OrderedDict(
+        conv=nn.Conv2d(inside, outside, kernel, stride, kernel // 2, groups=groups, bias=False),
+        bn=nn.BatchNorm2d(outside),
+    )
+    if relu:
+        parts["activate"] = nn.ReLU(inplace=True)
     return nn.Sequential(parts)
 
 
 def normal_start(network):
-    """Convolution weights from a normal distribution of standard deviation 0.001, biases 0: CPM, hourglass and HRNet start so."""
+    """Convolution weights from a normal distribution of standard deviation 0.001, biases 0: CPM,
+    hourglass and HRNet start so."""
     for m in network.modules():
         if isinstance(m, nn.Conv2d):
             nn.init.normal_(m.weight, std=0.001)
-            if m.bias is not None: nn.init.zeros_(m.bias)
+            if m.bias is not None:
+                nn.init.zeros_(m.bias)
 
 # %% ../../nbs/parts/442_backbones.cpm.ipynb #2d073f05
 def _eyes(width):
     """Three 9×9 convolutions, each followed by a pool: 1/8 of the resolution."""
     layers = []
-    for inside in (3, width, width): layers += [conv_bn(inside, width, 9), nn.MaxPool2d(3, stride=2, padding=1)]
+    for inside in (3, width, width):
+        layers += [conv_bn(inside, width, 9), nn.MaxPool2d(3, stride=2, padding=1)]
     return layers
 
 
@@ -38,20 +46,48 @@ def _to_maps(channels, keypoints):
     """1×1 convolution to one map per keypoint: with bias, no batch norm, no ReLU."""
     return nn.Sequential(OrderedDict(conv=nn.Conv2d(channels, keypoints, 1)))
 
-
+# %% ../../nbs/parts/442_backbones.cpm.ipynb #771cc5b9
 class CPM(nn.Module):
-    """Convolutional pose machine (CVPR 2016): stage t reads the image again and the heatmaps of stage t-1.
+    """Convolutional pose machine (CVPR 2016): stage t reads the image again and the heatmaps of
+    stage t-1.
 
-    forward: images (B, 3, H, W) -> list of `stages` heatmaps (B, K, H/8, W/8), first to last. `channels` is (K,) * stages.
+    forward: images (B, 3, H, W) -> list of `stages` heatmaps (B, K, H/8, W/8), first to last.
+    `channels` is (K,) * stages.
     """
+
     def __init__(self, keypoints, stages=6, width=128):
         super().__init__()
-        self.stem = nn.Sequential(*_eyes(width), conv_bn(width, 32, 5), conv_bn(32, 512, 9), conv_bn(512, 512), _to_maps(512, keypoints))
+        self.stem = nn.Sequential(
+            *_eyes(width),
+            conv_bn(width, 32, 5),
+            conv_bn(32, 512, 9),
+            conv_bn(512, 512),
+            _to_maps(512, keypoints),
+        )
         self.middle = nn.Sequential(*_eyes(width))
-        self.cpm_stages = nn.ModuleList([nn.ModuleDict({"model": nn.Sequential(
-            conv_bn(32 + keypoints, width, 11), conv_bn(width, width, 11), conv_bn(width, width, 11))}) for _ in range(stages - 1)])
-        self.middle_conv = nn.ModuleList([nn.Sequential(conv_bn(width, 32, 5)) for _ in range(stages - 1)])
-        self.out_convs = nn.ModuleList([nn.Sequential(conv_bn(width, width), _to_maps(width, keypoints)) for _ in range(stages - 1)])
+        self.cpm_stages = nn.ModuleList(
+            [
+                nn.ModuleDict(
+                    {
+                        "model": nn.Sequential(
+                            conv_bn(32 + keypoints, width, 11),
+                            conv_bn(width, width, 11),
+                            conv_bn(width, width, 11),
+                        )
+                    }
+                )
+                for _ in range(stages - 1)
+            ]
+        )
+        self.middle_conv = nn.ModuleList(
+            [nn.Sequential(conv_bn(width, 32, 5)) for _ in range(stages - 1)]
+        )
+        self.out_convs = nn.ModuleList(
+            [
+                nn.Sequential(conv_bn(width, width), _to_maps(width, keypoints))
+                for _ in range(stages - 1)
+            ]
+        )
         self.channels = (keypoints,) * stages
         normal_start(self)
 
@@ -62,12 +98,12 @@ class CPM(nn.Module):
             heatmaps.append(answer(think["model"](torch.cat([heatmaps[-1], look(seen)], 1))))
         return heatmaps
 
-
+# %% ../../nbs/parts/442_backbones.cpm.ipynb #db7e02b7
 def cpm(keypoints):
     """CPM with six stages: 31.3 M parameters for 17 keypoints."""
     return CPM(keypoints)
 
 # %% ../../nbs/parts/442_backbones.cpm.ipynb #c9beb85b
-PUBLISHED_NAMES = ()                                                        # our names are the published ones
+PUBLISHED_NAMES = ()  # our names are the published ones
 
-IMAGENET = {}                                                               # the published rows start from random weights
+IMAGENET = {}  # the published rows start from random weights

@@ -11,9 +11,11 @@ from torch import nn
 
 # %% ../../nbs/parts/428_backbones.cspnext.ipynb #174a481a
 class CSPNeXt(nn.Module):
-    """CSPNeXt (RTMDet, 2022) from timm's parts, without classifier; only the last stage is given out.
+    """CSPNeXt (RTMDet, 2022) from timm's parts, without classifier; only the last stage is given
+    out.
 
-    deepen, widen: multiples of the large network's (3, 6, 6, 3) blocks and (128, 256, 512, 1024) channels.
+    deepen, widen: multiples of the large network's (3, 6, 6, 3) blocks and (128, 256, 512, 1024)
+    channels.
     Takes images (B, 3, h, w) and gives [(B, 1024·widen, h/32, w/32)].
     """
 
@@ -25,7 +27,7 @@ class CSPNeXt(nn.Module):
         self.stage1, self.stage2, self.stage3, self.stage4 = parts.stages
 
     def forward(self, images):
-        x = self.stage1(self.stem(images))                             # (B, 128·widen, h/4, w/4)
+        x = self.stage1(self.stem(images))  # (B, 128·widen, h/4, w/4)
         return [self.stage4(self.stage3(self.stage2(x)))]
 
 
@@ -33,7 +35,7 @@ def cspnext_tiny():
     """CSPNeXt-tiny: 1/6 of the depth, 3/8 of the width."""
     return CSPNeXt(0.167, 0.375)
 
-
+# %% ../../nbs/parts/428_backbones.cspnext.ipynb #bb133e84
 def cspnext_s():
     """CSPNeXt-s: a third of the depth, half the width."""
     return CSPNeXt(0.33, 0.5)
@@ -51,14 +53,18 @@ def cspnext_l():
 # %% ../../nbs/parts/428_backbones.cspnext.ipynb #4a660a3e
 PUBLISHED_NAMES = ()
 
-IMAGENET = {f"cspnext_{size}": ("timm", f"cspnext_{size}.rsb_a1_in1k") for size in ("tiny", "s", "m", "l")}
+IMAGENET = {
+    f"cspnext_{size}": ("timm", f"cspnext_{size}.rsb_a1_in1k") for size in ("tiny", "s", "m", "l")
+}
 
 
 def from_timm(state_dict):
     """State dict of timm's CspNext, renamed for `CSPNeXt`; the classifier is dropped."""
     renamed = {}
     for key, value in state_dict.items():
-        if key.startswith("head."): continue
-        if key.startswith("stages."): key = f"stage{int(key[7]) + 1}{key[8:]}"
+        if key.startswith("head."):
+            continue
+        if key.startswith("stages."):
+            key = f"stage{int(key[7]) + 1}{key[8:]}"
         renamed[key] = value
     return renamed

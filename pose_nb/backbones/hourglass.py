@@ -15,28 +15,42 @@ from ..files import InputError
 
 # %% ../../nbs/parts/444_backbones.hourglass.ipynb #b35a1aea
 def residuals(widths, stride=1):
-    """Residual blocks (two 3×3 convolutions each): widths (a, b, c) are two blocks, a -> b -> c; the first has the stride."""
+    """Residual blocks (two 3×3 convolutions each): widths (a, b, c) are two blocks, a -> b -> c;
+    the first has the stride."""
     blocks = []
     for inside, outside in zip(widths, widths[1:]):
         same = stride == 1 and inside == outside
-        change = None if same else nn.Sequential(nn.Conv2d(inside, outside, 1, stride, bias=False), nn.BatchNorm2d(outside))
+        change = (
+            None
+            if same
+            else nn.Sequential(
+                nn.Conv2d(inside, outside, 1, stride, bias=False), nn.BatchNorm2d(outside)
+            )
+        )
         blocks.append(BasicBlock(inside, outside, stride, change))
         stride = 1
     return nn.Sequential(*blocks)
 
-
+# %% ../../nbs/parts/444_backbones.hourglass.ipynb #0c273622
 class Hourglass(nn.Module):
-    """One hourglass (ECCV 2016, fig. 3) for maps of widths[0] channels; `widths` and `blocks` go from outside to inside.
+    """One hourglass (ECCV 2016, fig. 3) for maps of widths[0] channels; `widths` and `blocks` go
+    from outside to inside.
 
-    forward: (B, widths[0], h, w) -> the same shape. h and w must be multiples of 2 ** (len(widths) - 1).
+    forward: (B, widths[0], h, w) -> the same shape. h and w must be multiples of 2 ** (len(widths)
+    - 1).
     """
+
     def __init__(self, widths, blocks):
         super().__init__()
         here, below, n = widths[0], widths[1], blocks[0]
-        self.up1 = residuals([here] * (n + 1))                                              # the shortcut
-        self.low1 = residuals([here] + [below] * n, stride=2)                               # halves the size
-        self.low2 = Hourglass(widths[1:], blocks[1:]) if len(widths) > 2 else residuals([below] * (blocks[1] + 1))
-        self.low3 = residuals([below] * n + [here])                                         # the last block changes the width
+        self.up1 = residuals([here] * (n + 1))  # the shortcut
+        self.low1 = residuals([here] + [below] * n, stride=2)  # halves the size
+        self.low2 = (
+            Hourglass(widths[1:], blocks[1:])
+            if len(widths) > 2
+            else residuals([below] * (blocks[1] + 1))
+        )
+        self.low3 = residuals([below] * n + [here])  # the last block changes the width
 
     def forward(self, x):
         small = self.low3(self.low2(self.low1(x)))
@@ -46,15 +60,19 @@ class Hourglass(nn.Module):
 class HourglassNet(nn.Module):
     """Stem, one hourglass, one convolution.
 
-    forward: images (B, 3, H, W) -> [map (B, widths[0], H/4, W/4)]; H and W must be multiples of 4 * 2 ** (len(widths) - 1),
+    forward: images (B, 3, H, W) -> [map (B, widths[0], H/4, W/4)]; H and W must be multiples of 4 *
+    2 ** (len(widths) - 1),
     128 for the published network, else `InputError`. `channels` is (widths[0],).
     """
+
     def __init__(self, widths=(256, 256, 384, 384, 384, 512), blocks=(2, 2, 2, 2, 2, 4)):
         super().__init__()
         width = widths[0]
         self.stem = nn.Sequential(conv_bn(3, 128, 7, stride=2), residuals([128, width], stride=2))
         self.hourglass_modules = nn.ModuleList([Hourglass(widths, blocks)])
-        self.inters = nn.ModuleList([BasicBlock(width, width)])             # in the published files, never called
+        self.inters = nn.ModuleList(
+            [BasicBlock(width, width)]
+        )  # in the published files, never called
         self.out_convs = nn.ModuleList([conv_bn(width, width, 3)])
         self.multiple = 4 * 2 ** (len(widths) - 1)
         self.channels = (width,)
@@ -63,15 +81,17 @@ class HourglassNet(nn.Module):
     def forward(self, images):
         h, w = images.shape[-2:]
         if h % self.multiple or w % self.multiple:
-            raise InputError(f"images are {w}×{h} (w×h); the hourglass needs multiples of {self.multiple}, to halve them to the end")
+            raise InputError(
+                f"images are {w}×{h} (w×h); the hourglass needs multiples of {self.multiple}, to halve them to the end"
+            )
         return [self.out_convs[0](self.hourglass_modules[0](self.stem(images)))]
 
-
+# %% ../../nbs/parts/444_backbones.hourglass.ipynb #f6e826b2
 def hourglass52():
     """Hourglass-52, one stack: 94.8 M parameters."""
     return HourglassNet()
 
 # %% ../../nbs/parts/444_backbones.hourglass.ipynb #163bef44
-PUBLISHED_NAMES = ()                                                        # our names are the published ones
+PUBLISHED_NAMES = ()  # our names are the published ones
 
-IMAGENET = {}                                                               # the published rows start from random weights
+IMAGENET = {}  # the published rows start from random weights

@@ -18,7 +18,8 @@ from .swin import WindowAttention, from_windows, to_windows
 
 # %% ../../nbs/parts/458_backbones.hrformer.ipynb #68ed9b39
 class LocalAttention(nn.Module):
-    """Attention inside windows of size×size on maps (B, H, W, C), filled up on both sides (the smaller half first), nothing masked."""
+    """Attention inside windows of size×size on maps (B, H, W, C), filled up on both sides (the
+    smaller half first), nothing masked."""
 
     def __init__(self, width, heads, size=7):
         super().__init__()
@@ -30,17 +31,23 @@ class LocalAttention(nn.Module):
         top, left = rows // 2, columns // 2
         padded = F.pad(maps, (0, 0, left, columns - left, top, rows - top))
         windows = self.attn(to_windows(padded, self.size))
-        return from_windows(windows, self.size, H + rows, W + columns)[:, top:top + H, left:left + W]
+        return from_windows(windows, self.size, H + rows, W + columns)[
+            :, top : top + H, left : left + W
+        ]
 
 # %% ../../nbs/parts/458_backbones.hrformer.ipynb #2f664c0b
 class ConvFeedForward(nn.Module):
-    """1×1 to ratio·width, 3×3 depthwise, 1×1 back, each with batch norm and GELU; (B, C, H, W) in and out."""
+    """1×1 to ratio·width, 3×3 depthwise, 1×1 back, each with batch norm and GELU; (B, C, H, W) in
+    and out."""
 
     def __init__(self, width, ratio=4):
         super().__init__()
         wide = ratio * width
         self.fc1, self.norm1 = nn.Conv2d(width, wide, 1), nn.BatchNorm2d(wide)
-        self.dw3x3, self.norm2 = nn.Conv2d(wide, wide, 3, padding=1, groups=wide), nn.BatchNorm2d(wide)
+        self.dw3x3, self.norm2 = (
+            nn.Conv2d(wide, wide, 3, padding=1, groups=wide),
+            nn.BatchNorm2d(wide),
+        )
         self.fc2, self.norm3 = nn.Conv2d(wide, width, 1), nn.BatchNorm2d(width)
 
     def forward(self, maps):
@@ -48,9 +55,10 @@ class ConvFeedForward(nn.Module):
         maps = F.gelu(self.norm2(self.dw3x3(maps)))
         return F.gelu(self.norm3(self.fc2(maps)))
 
-
+# %% ../../nbs/parts/458_backbones.hrformer.ipynb #6092b6f0
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + feed-forward(norm(x)), on maps (B, C, H, W); LayerNorm eps 1e-6."""
+    """x + attention(norm(x)), then x + feed-forward(norm(x)), on maps (B, C, H, W); LayerNorm eps
+    1e-6."""
 
     def __init__(self, width, heads, drop_path=0.0):
         super().__init__()
@@ -67,56 +75,100 @@ class Block(nn.Module):
 
 # %% ../../nbs/parts/458_backbones.hrformer.ipynb #0f30e283
 def _down(width, target, steps):
-    """Halve the resolution `steps` times; only the last step changes the width, and it has no ReLU."""
+    """Halve the resolution `steps` times; only the last step changes the width, and it has no
+    ReLU."""
     layers = []
     for step in range(1, steps + 1):
         out = target if step == steps else width
-        parts = [nn.Conv2d(width, width, 3, stride=2, padding=1, groups=width, bias=False), nn.BatchNorm2d(width),
-                 nn.Conv2d(width, out, 1, bias=False), nn.BatchNorm2d(out)]
-        layers.append(nn.Sequential(*parts) if step == steps else nn.Sequential(*parts, nn.ReLU(inplace=True)))
+        parts = [
+            nn.Conv2d(width, width, 3, stride=2, padding=1, groups=width, bias=False),
+            nn.BatchNorm2d(width),
+            nn.Conv2d(width, out, 1, bias=False),
+            nn.BatchNorm2d(out),
+        ]
+        layers.append(
+            nn.Sequential(*parts) if step == steps else nn.Sequential(*parts, nn.ReLU(inplace=True))
+        )
     return nn.Sequential(*layers)
 
 
 def _up(width, target, factor):
     """1×1 to the target's width, then bilinear enlargement."""
-    return nn.Sequential(nn.Conv2d(width, target, 1, bias=False), nn.BatchNorm2d(target),
-                         nn.Upsample(scale_factor=factor, mode="bilinear", align_corners=False))
+    return nn.Sequential(
+        nn.Conv2d(width, target, 1, bias=False),
+        nn.BatchNorm2d(target),
+        nn.Upsample(scale_factor=factor, mode="bilinear", align_corners=False),
+    )
 
-
+# %% ../../nbs/parts/458_backbones.hrformer.ipynb #b2d87658
 class Exchange(nn.Module):
-    """Blocks in each branch; then each of the first `outputs` branches receives the sum of all, and a ReLU. Lists of maps in and out."""
+    """Blocks in each branch; then each of the first `outputs` branches receives the sum of all, and
+    a ReLU. Lists of maps in and out."""
 
     def __init__(self, widths, heads, rates, outputs):
         super().__init__()
-        self.branches = nn.ModuleList([nn.Sequential(*[Block(w, h, rate) for rate in rates]) for w, h in zip(widths, heads, strict=True)])
-        self.fuse_layers = nn.ModuleList([nn.ModuleList([
-            nn.Identity() if j == i else _up(w, widths[i], 2 ** (j - i)) if j > i else _down(w, widths[i], i - j)
-            for j, w in enumerate(widths)]) for i in range(outputs)])
+        self.branches = nn.ModuleList(
+            [
+                nn.Sequential(*[Block(w, h, rate) for rate in rates])
+                for w, h in zip(widths, heads, strict=True)
+            ]
+        )
+        self.fuse_layers = nn.ModuleList(
+            [
+                nn.ModuleList(
+                    [
+                        nn.Identity()
+                        if j == i
+                        else _up(w, widths[i], 2 ** (j - i))
+                        if j > i
+                        else _down(w, widths[i], i - j)
+                        for j, w in enumerate(widths)
+                    ]
+                )
+                for i in range(outputs)
+            ]
+        )
 
     def forward(self, maps):
         maps = [branch(m) for branch, m in zip(self.branches, maps, strict=True)]
-        return [F.relu(sum(layer(m) for layer, m in zip(row, maps, strict=True))) for row in self.fuse_layers]
+        return [
+            F.relu(sum(layer(m) for layer, m in zip(row, maps, strict=True)))
+            for row in self.fuse_layers
+        ]
 
 # %% ../../nbs/parts/458_backbones.hrformer.ipynb #d0580f9c
 def _conv(width, out, stride):
-    return nn.Sequential(nn.Conv2d(width, out, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU(inplace=True))
+    return nn.Sequential(
+        nn.Conv2d(width, out, 3, stride=stride, padding=1, bias=False),
+        nn.BatchNorm2d(out),
+        nn.ReLU(inplace=True),
+    )
 
-
+# %% ../../nbs/parts/458_backbones.hrformer.ipynb #1f83f38f
 class HRFormer(nn.Module):
-    """HRFormer (NeurIPS 2021): HRNet's layout with transformer blocks; the finest branch is given out.
+    """HRFormer (NeurIPS 2021): HRNet's layout with transformer blocks; the finest branch is given
+    out.
 
-    width, heads: of the finest branch, doubled in each coarser one; modules: exchanges in the stages of two, three and four branches;
-    blocks: per branch and exchange. Takes images (B, 3, h, w), sides multiples of 32, and gives [(B, width, h/4, w/4)].
+    width, heads: of the finest branch, doubled in each coarser one; modules: exchanges in the
+    stages of two, three and four branches;
+    blocks: per branch and exchange. Takes images (B, 3, h, w), sides multiples of 32, and gives
+    [(B, width, h/4, w/4)].
     """
 
     def __init__(self, width, heads, drop_path=0.0, modules=(1, 4, 2), blocks=2):
         super().__init__()
         self.channels = (width,)
-        self.conv1, self.bn1 = nn.Conv2d(3, 64, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(64)
-        self.conv2, self.bn2 = nn.Conv2d(64, 64, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(64)
+        self.conv1, self.bn1 = (
+            nn.Conv2d(3, 64, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(64),
+        )
+        self.conv2, self.bn2 = (
+            nn.Conv2d(64, 64, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(64),
+        )
         widen = nn.Sequential(nn.Conv2d(64, 256, 1, bias=False), nn.BatchNorm2d(256))
         self.layer1 = nn.Sequential(Bottleneck(64, 64, downsample=widen), Bottleneck(256, 64))
-        widths, heads = [width * 2 ** i for i in range(4)], [heads * 2 ** i for i in range(4)]
+        widths, heads = [width * 2**i for i in range(4)], [heads * 2**i for i in range(4)]
         total = blocks * sum(modules)
         rates = [drop_path * i / max(total - 1, 1) for i in range(total)]
 
@@ -124,14 +176,23 @@ class HRFormer(nn.Module):
             parts = []
             for i in range(count):
                 mine = [rates.pop(0) for _ in range(blocks)]
-                parts.append(Exchange(widths[:branches], heads[:branches], mine, outputs if i == count - 1 else branches))
+                parts.append(
+                    Exchange(
+                        widths[:branches],
+                        heads[:branches],
+                        mine,
+                        outputs if i == count - 1 else branches,
+                    )
+                )
             return nn.Sequential(*parts)
 
         def one_more(branches):
             new = nn.Sequential(_conv(widths[branches - 1], widths[branches], stride=2))
             return nn.ModuleList([*[nn.Identity() for _ in range(branches)], new])
 
-        self.transition1 = nn.ModuleList([_conv(256, widths[0], stride=1), nn.Sequential(_conv(256, widths[1], stride=2))])
+        self.transition1 = nn.ModuleList(
+            [_conv(256, widths[0], stride=1), nn.Sequential(_conv(256, widths[1], stride=2))]
+        )
         self.stage2 = stage(2, modules[0], 2)
         self.transition2 = one_more(2)
         self.stage3 = stage(3, modules[1], 3)
@@ -146,8 +207,12 @@ class HRFormer(nn.Module):
         x = F.relu(self.bn1(self.conv1(images)))
         x = self.layer1(F.relu(self.bn2(self.conv2(x))))
         maps = self.stage2([layer(x) for layer in self.transition1])
-        maps = self.stage3([layer(m) for layer, m in zip(self.transition2, [*maps, maps[-1]], strict=True)])
-        return self.stage4([layer(m) for layer, m in zip(self.transition3, [*maps, maps[-1]], strict=True)])
+        maps = self.stage3(
+            [layer(m) for layer, m in zip(self.transition2, [*maps, maps[-1]], strict=True)]
+        )
+        return self.stage4(
+            [layer(m) for layer, m in zip(self.transition3, [*maps, maps[-1]], strict=True)]
+        )
 
 # %% ../../nbs/parts/458_backbones.hrformer.ipynb #21e3b417
 def hrformer_small():
@@ -162,5 +227,7 @@ def hrformer_base():
 # %% ../../nbs/parts/458_backbones.hrformer.ipynb #53734c06
 PUBLISHED_NAMES = ()
 
-IMAGENET = {"hrformer_small": ("MMPose", "hrformer_small-09516375_20220226.pth"),
-            "hrformer_base": ("MMPose", "hrformer_base-32815020_20220226.pth")}
+IMAGENET = {
+    "hrformer_small": ("MMPose", "hrformer_small-09516375_20220226.pth"),
+    "hrformer_base": ("MMPose", "hrformer_base-32815020_20220226.pth"),
+}

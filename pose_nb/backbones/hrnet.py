@@ -17,30 +17,50 @@ from ..files import InputError
 # %% ../../nbs/parts/432_backbones.hrnet.ipynb #eb4cd435
 def _conv(inside, outside, kernel, stride=1, relu=True):
     """Convolution, batch norm and mostly ReLU, with numbered names as in the published files."""
-    layers = [nn.Conv2d(inside, outside, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(outside)]
+    layers = [
+        nn.Conv2d(inside, outside, kernel, stride, kernel // 2, bias=False),
+        nn.BatchNorm2d(outside),
+    ]
     return nn.Sequential(*layers, nn.ReLU(inplace=True)) if relu else nn.Sequential(*layers)
 
 
 def exchange_path(widths, i, j, mode):
-    """The way from branch j to branch i: nothing, up (1×1 convolution, resized) or down (3×3 convolutions with stride 2)."""
-    if i == j: return nn.Identity()
+    """The way from branch j to branch i: nothing, up (1×1 convolution, resized) or down (3×3
+    convolutions with stride 2)."""
+    if i == j:
+        return nn.Identity()
     if i < j:
-        resize = nn.Upsample(scale_factor=2 ** (j - i), mode=mode, align_corners=False if mode == "bilinear" else None)
+        resize = nn.Upsample(
+            scale_factor=2 ** (j - i),
+            mode=mode,
+            align_corners=False if mode == "bilinear" else None,
+        )
         return _conv(widths[j], widths[i], 1, relu=False).append(resize)
-    steps = [_conv(widths[j], widths[j], 3, 2) for _ in range(i - j - 1)]   # all but the last keep the width and have a ReLU
+    steps = [
+        _conv(widths[j], widths[j], 3, 2) for _ in range(i - j - 1)
+    ]  # all but the last keep the width and have a ReLU
     return nn.Sequential(*steps, _conv(widths[j], widths[i], 3, 2, relu=False))
 
-
+# %% ../../nbs/parts/432_backbones.hrnet.ipynb #937094db
 class ExchangeUnit(nn.Module):
-    """Four residual blocks on each branch, then the first `outputs` branches each sum up all branches (arXiv:1902.09212, fig. 3).
+    """Four residual blocks on each branch, then the first `outputs` branches each sum up all
+    branches (arXiv:1902.09212, fig. 3).
 
-    forward: maps [(B, widths[i], h / 2^i, w / 2^i)] -> the first `outputs` of them, same shapes. mode: "nearest" or "bilinear".
+    forward: maps [(B, widths[i], h / 2^i, w / 2^i)] -> the first `outputs` of them, same shapes.
+    mode: "nearest" or "bilinear".
     """
+
     def __init__(self, widths, outputs, mode):
         super().__init__()
-        self.branches = nn.ModuleList([nn.Sequential(*[BasicBlock(width, width) for _ in range(4)]) for width in widths])
-        self.fuse_layers = nn.ModuleList([nn.ModuleList([exchange_path(widths, i, j, mode) for j in range(len(widths))])
-                                          for i in range(outputs)])
+        self.branches = nn.ModuleList(
+            [nn.Sequential(*[BasicBlock(width, width) for _ in range(4)]) for width in widths]
+        )
+        self.fuse_layers = nn.ModuleList(
+            [
+                nn.ModuleList([exchange_path(widths, i, j, mode) for j in range(len(widths))])
+                for i in range(outputs)
+            ]
+        )
 
     def forward(self, maps):
         maps = [branch(m) for branch, m in zip(self.branches, maps)]
@@ -50,9 +70,12 @@ class ExchangeUnit(nn.Module):
 class HRNet(nn.Module):
     """HRNet with branches of width, 2, 4 and 8 times width channels at 1/4 to 1/32 of the input.
 
-    forward: images (B, 3, H, W) -> the first `outputs` branches, [(B, width * 2^i, H/4/2^i, W/4/2^i)]. H and W must be multiples
-    of 32, else `InputError`. mode: how coarse branches are enlarged, "nearest" or "bilinear" (corners not aligned).
+    forward: images (B, 3, H, W) -> the first `outputs` branches, [(B, width * 2^i, H/4/2^i,
+    W/4/2^i)]. H and W must be multiples
+    of 32, else `InputError`. mode: how coarse branches are enlarged, "nearest" or "bilinear"
+    (corners not aligned).
     """
+
     def __init__(self, width, outputs=1, mode="nearest"):
         super().__init__()
         widths = [width, 2 * width, 4 * width, 8 * width]
@@ -60,28 +83,47 @@ class HRNet(nn.Module):
         self.conv2, self.bn2 = nn.Conv2d(64, 64, 3, 2, 1, bias=False), nn.BatchNorm2d(64)
         first = Bottleneck(64, 64, downsample=_conv(64, 256, 1, relu=False))
         self.layer1 = nn.Sequential(first, *[Bottleneck(256, 64) for _ in range(3)])
-        self.transition1 = nn.ModuleList([_conv(256, widths[0], 3), nn.Sequential(_conv(256, widths[1], 3, 2))])
+        self.transition1 = nn.ModuleList(
+            [_conv(256, widths[0], 3), nn.Sequential(_conv(256, widths[1], 3, 2))]
+        )
         self.stage2 = nn.Sequential(ExchangeUnit(widths[:2], 2, mode))
-        self.transition2 = nn.ModuleList([nn.Identity(), nn.Identity(), nn.Sequential(_conv(widths[1], widths[2], 3, 2))])
+        self.transition2 = nn.ModuleList(
+            [nn.Identity(), nn.Identity(), nn.Sequential(_conv(widths[1], widths[2], 3, 2))]
+        )
         self.stage3 = nn.Sequential(*[ExchangeUnit(widths[:3], 3, mode) for _ in range(4)])
-        self.transition3 = nn.ModuleList([nn.Identity(), nn.Identity(), nn.Identity(), nn.Sequential(_conv(widths[2], widths[3], 3, 2))])
+        self.transition3 = nn.ModuleList(
+            [
+                nn.Identity(),
+                nn.Identity(),
+                nn.Identity(),
+                nn.Sequential(_conv(widths[2], widths[3], 3, 2)),
+            ]
+        )
         self.stage4 = nn.Sequential(*[ExchangeUnit(widths, n, mode) for n in (4, 4, outputs)])
         self.channels = tuple(widths[:outputs])
         normal_start(self)
 
     def forward(self, images):
         h, w = images.shape[-2:]
-        if h % 32 or w % 32: raise InputError(f"images are {w}×{h} (w×h); HRNet needs multiples of 32, its coarsest branch is at 1/32")
+        if h % 32 or w % 32:
+            raise InputError(
+                f"images are {w}×{h} (w×h); HRNet needs multiples of 32, its coarsest branch is at 1/32"
+            )
         x = F.relu(self.bn1(self.conv1(images)))
         x = F.relu(self.bn2(self.conv2(x)))
         maps = [self.layer1(x)]
-        for transition, stage in ((self.transition1, self.stage2), (self.transition2, self.stage3), (self.transition3, self.stage4)):
+        for transition, stage in (
+            (self.transition1, self.stage2),
+            (self.transition2, self.stage3),
+            (self.transition3, self.stage4),
+        ):
             maps = stage(open_branch(transition, maps))
         return maps
 
-
+# %% ../../nbs/parts/432_backbones.hrnet.ipynb #21a04526
 def open_branch(transition, maps):
-    """One branch more: each transition reads the map of its own resolution, the new one (at the end) the coarsest there is."""
+    """One branch more: each transition reads the map of its own resolution, the new one (at the
+    end) the coarsest there is."""
     return [step(maps[min(i, len(maps) - 1)]) for i, step in enumerate(transition)]
 
 
@@ -100,9 +142,9 @@ def hrnetv2_w18():
     return HRNet(18, outputs=4, mode="bilinear")
 
 # %% ../../nbs/parts/432_backbones.hrnet.ipynb #5d60c599
-PUBLISHED_NAMES = ()                                                        # our names are the published ones, and timm's
+PUBLISHED_NAMES = ()  # our names are the published ones, and timm's
 
-IMAGENET = {                                                                # take our names from timm's file, leave the others
+IMAGENET = {  # take our names from timm's file, leave the others
     "hrnet_w32": ("timm", "hrnet_w32.ms_in1k"),
     "hrnet_w48": ("timm", "hrnet_w48.ms_in1k"),
     "hrnetv2_w18": ("timm", "hrnet_w18.ms_in1k"),

@@ -24,14 +24,20 @@ def shuffle(x):
 
 
 def separable(inside, outside, stride=1, relu=True):
-    """Depthwise 3×3 (with the stride) and batch norm, 1×1 and batch norm, and a ReLU unless relu=False."""
-    layers = [nn.Conv2d(inside, inside, 3, stride, 1, groups=inside, bias=False), nn.BatchNorm2d(inside),
-              nn.Conv2d(inside, outside, 1, bias=False), nn.BatchNorm2d(outside)]
+    """Depthwise 3×3 (with the stride) and batch norm, 1×1 and batch norm, and a ReLU unless
+    relu=False."""
+    layers = [
+        nn.Conv2d(inside, inside, 3, stride, 1, groups=inside, bias=False),
+        nn.BatchNorm2d(inside),
+        nn.Conv2d(inside, outside, 1, bias=False),
+        nn.BatchNorm2d(outside),
+    ]
     return nn.Sequential(*layers, nn.ReLU(inplace=True)) if relu else nn.Sequential(*layers)
 
 # %% ../../nbs/parts/434_backbones.litehrnet.ipynb #f9b2ea0f
 class CrossResolutionWeighting(nn.Module):
-    """A weight in 0..1 per channel and place for every branch, computed from all branches at the smallest resolution (section 3.2)."""
+    """A weight in 0..1 per channel and place for every branch, computed from all branches at the
+    smallest resolution (section 3.2)."""
 
     def __init__(self, widths, ratio=8):
         super().__init__()
@@ -43,9 +49,12 @@ class CrossResolutionWeighting(nn.Module):
         size = maps[-1].shape[-2:]
         together = torch.cat([F.adaptive_avg_pool2d(m, size) for m in maps[:-1]] + [maps[-1]], 1)
         weights = torch.sigmoid(self.conv2(self.conv1(together))).split(self.widths, 1)
-        return [m * F.interpolate(weight, m.shape[-2:], mode="nearest") for m, weight in zip(maps, weights)]
+        return [
+            m * F.interpolate(weight, m.shape[-2:], mode="nearest")
+            for m, weight in zip(maps, weights)
+        ]
 
-
+# %% ../../nbs/parts/434_backbones.litehrnet.ipynb #38f42b26
 class SpatialWeighting(nn.Module):
     """A weight in 0..1 per channel, from the means of all channels (squeeze and excite)."""
 
@@ -57,48 +66,69 @@ class SpatialWeighting(nn.Module):
     def forward(self, x):
         return x * torch.sigmoid(self.conv2(F.relu(self.conv1(x.mean((2, 3), keepdim=True)))))
 
-
+# %% ../../nbs/parts/434_backbones.litehrnet.ipynb #6512c5ee
 class WeightingBlock(nn.Module):
-    """Conditional channel weighting on all branches: half of the channels pass, the others are weighted; then shuffled (fig. 2b)."""
+    """Conditional channel weighting on all branches: half of the channels pass, the others are
+    weighted; then shuffled (fig. 2b)."""
 
     def __init__(self, widths):
         super().__init__()
         halves = [width // 2 for width in widths]
         self.cross_resolution_weighting = CrossResolutionWeighting(halves)
-        self.depthwise_convs = nn.ModuleList([conv_bn(half, half, 3, groups=half, relu=False) for half in halves])
+        self.depthwise_convs = nn.ModuleList(
+            [conv_bn(half, half, 3, groups=half, relu=False) for half in halves]
+        )
         self.spatial_weighting = nn.ModuleList([SpatialWeighting(half) for half in halves])
 
     def forward(self, maps):
         passing, working = zip(*[m.chunk(2, 1) for m in maps])
         working = self.cross_resolution_weighting(working)
-        working = [weigh(look(m)) for m, look, weigh in zip(working, self.depthwise_convs, self.spatial_weighting)]
+        working = [
+            weigh(look(m))
+            for m, look, weigh in zip(working, self.depthwise_convs, self.spatial_weighting)
+        ]
         return [shuffle(torch.cat(halves, 1)) for halves in zip(passing, working)]
 
 # %% ../../nbs/parts/434_backbones.litehrnet.ipynb #b70654f7
 def _path(widths, i, j):
-    """The way from branch j to branch i: nothing, up (1×1, batch norm, nearest) or down (separable convolutions with stride 2)."""
-    if i == j: return nn.Identity()
+    """The way from branch j to branch i: nothing, up (1×1, batch norm, nearest) or down (separable
+    convolutions with stride 2)."""
+    if i == j:
+        return nn.Identity()
     if i < j:
-        return nn.Sequential(nn.Conv2d(widths[j], widths[i], 1, bias=False), nn.BatchNorm2d(widths[i]),
-                             nn.Upsample(scale_factor=2 ** (j - i), mode="nearest"))
-    return nn.Sequential(*[separable(widths[j], widths[j], 2) for _ in range(i - j - 1)], separable(widths[j], widths[i], 2, relu=False))
+        return nn.Sequential(
+            nn.Conv2d(widths[j], widths[i], 1, bias=False),
+            nn.BatchNorm2d(widths[i]),
+            nn.Upsample(scale_factor=2 ** (j - i), mode="nearest"),
+        )
+    return nn.Sequential(
+        *[separable(widths[j], widths[j], 2) for _ in range(i - j - 1)],
+        separable(widths[j], widths[i], 2, relu=False),
+    )
 
-
+# %% ../../nbs/parts/434_backbones.litehrnet.ipynb #b3d0ca69
 class LiteUnit(nn.Module):
     """Two weighting blocks, then the exchange as the published weights were trained with it.
 
-    With z = 2·b0 + Σ path(j→0)(bj): output 0 is ReLU(z), output i is ReLU(2·path(0→i)(z) + Σ path(j→i)(bj)), sums over j ≥ 1.
+    With z = 2·b0 + Σ path(j→0)(bj): output 0 is ReLU(z), output i is ReLU(2·path(0→i)(z) + Σ
+    path(j→i)(bj)), sums over j ≥ 1.
     """
+
     def __init__(self, widths):
         super().__init__()
         n = len(widths)
         self.layers = nn.Sequential(WeightingBlock(widths), WeightingBlock(widths))
-        self.fuse_layers = nn.ModuleList([nn.ModuleList([_path(widths, i, j) for j in range(n)]) for i in range(n)])
+        self.fuse_layers = nn.ModuleList(
+            [nn.ModuleList([_path(widths, i, j) for j in range(n)]) for i in range(n)]
+        )
 
     def forward(self, maps):
         first, *others = self.layers(maps)
         z = 2 * first + self._rest(0, others)
-        return [F.relu(z)] + [F.relu(2 * self.fuse_layers[i][0](z) + self._rest(i, others)) for i in range(1, len(maps))]
+        return [F.relu(z)] + [
+            F.relu(2 * self.fuse_layers[i][0](z) + self._rest(i, others))
+            for i in range(1, len(maps))
+        ]
 
     def _rest(self, i, others):
         """Sum of what branches 1, 2, … give to output i."""
@@ -111,7 +141,9 @@ class Stem(nn.Module):
     def __init__(self):
         super().__init__()
         self.conv1 = conv_bn(3, 32, 3, stride=2)
-        self.branch1 = nn.Sequential(conv_bn(16, 16, 3, stride=2, groups=16, relu=False), conv_bn(16, 16))
+        self.branch1 = nn.Sequential(
+            conv_bn(16, 16, 3, stride=2, groups=16, relu=False), conv_bn(16, 16)
+        )
         self.expand_conv = conv_bn(16, 32)
         self.depthwise_conv = conv_bn(32, 32, 3, stride=2, groups=32, relu=False)
         self.linear_conv = conv_bn(32, 16)
@@ -121,39 +153,55 @@ class Stem(nn.Module):
         right = self.linear_conv(self.depthwise_conv(self.expand_conv(right)))
         return shuffle(torch.cat([self.branch1(left), right], 1))
 
-
+# %% ../../nbs/parts/434_backbones.litehrnet.ipynb #48818325
 class IterativeHead(nn.Module):
-    """From the coarsest branch to the finest: separable convolution to the next width, enlarged, added. Gives the finest map."""
+    """From the coarsest branch to the finest: separable convolution to the next width, enlarged,
+    added. Gives the finest map."""
 
     def __init__(self, widths):
         super().__init__()
         widths = [*widths[::-1], widths[0]]
-        self.projects = nn.ModuleList([nn.ModuleDict({"depthwise_conv": conv_bn(inside, inside, 3, groups=inside, relu=False),
-                                                      "pointwise_conv": conv_bn(inside, outside)})
-                                       for inside, outside in zip(widths, widths[1:])])
+        self.projects = nn.ModuleList(
+            [
+                nn.ModuleDict(
+                    {
+                        "depthwise_conv": conv_bn(inside, inside, 3, groups=inside, relu=False),
+                        "pointwise_conv": conv_bn(inside, outside),
+                    }
+                )
+                for inside, outside in zip(widths, widths[1:])
+            ]
+        )
 
     def forward(self, maps):
         x = None
         for project, m in zip(self.projects, maps[::-1]):
-            if x is not None: m = m + F.interpolate(x, m.shape[-2:], mode="bilinear", align_corners=True)
+            if x is not None:
+                m = m + F.interpolate(x, m.shape[-2:], mode="bilinear", align_corners=True)
             x = project["pointwise_conv"](project["depthwise_conv"](m))
         return x
 
-
+# %% ../../nbs/parts/434_backbones.litehrnet.ipynb #edc84d0c
 class LiteHRNet(nn.Module):
     """Lite-HRNet with `units` exchange units in its three stages.
 
-    forward: images (B, 3, H, W) -> [map (B, 40, H/4, W/4)]. H and W must be multiples of 32, else `InputError`. `channels` is (40,).
+    forward: images (B, 3, H, W) -> [map (B, 40, H/4, W/4)]. H and W must be multiples of 32, else
+    `InputError`. `channels` is (40,).
     """
+
     def __init__(self, units):
         super().__init__()
         widths = (40, 80, 160, 320)
         self.stem = Stem()
         self.transition0 = nn.ModuleList([separable(32, 40), nn.Sequential(separable(32, 80, 2))])
         self.stage0 = nn.Sequential(*[LiteUnit(widths[:2]) for _ in range(units[0])])
-        self.transition1 = nn.ModuleList([nn.Identity(), nn.Identity(), nn.Sequential(separable(80, 160, 2))])
+        self.transition1 = nn.ModuleList(
+            [nn.Identity(), nn.Identity(), nn.Sequential(separable(80, 160, 2))]
+        )
         self.stage1 = nn.Sequential(*[LiteUnit(widths[:3]) for _ in range(units[1])])
-        self.transition2 = nn.ModuleList([nn.Identity(), nn.Identity(), nn.Identity(), nn.Sequential(separable(160, 320, 2))])
+        self.transition2 = nn.ModuleList(
+            [nn.Identity(), nn.Identity(), nn.Identity(), nn.Sequential(separable(160, 320, 2))]
+        )
         self.stage2 = nn.Sequential(*[LiteUnit(widths) for _ in range(units[2])])
         self.head_layer = IterativeHead(widths)
         self.channels = (40,)
@@ -161,13 +209,20 @@ class LiteHRNet(nn.Module):
 
     def forward(self, images):
         h, w = images.shape[-2:]
-        if h % 32 or w % 32: raise InputError(f"images are {w}×{h} (w×h); Lite-HRNet needs multiples of 32, its coarsest branch is at 1/32")
+        if h % 32 or w % 32:
+            raise InputError(
+                f"images are {w}×{h} (w×h); Lite-HRNet needs multiples of 32, its coarsest branch is at 1/32"
+            )
         maps = [self.stem(images)]
-        for transition, stage in ((self.transition0, self.stage0), (self.transition1, self.stage1), (self.transition2, self.stage2)):
+        for transition, stage in (
+            (self.transition0, self.stage0),
+            (self.transition1, self.stage1),
+            (self.transition2, self.stage2),
+        ):
             maps = stage(open_branch(transition, maps))
         return [self.head_layer(maps)]
 
-
+# %% ../../nbs/parts/434_backbones.litehrnet.ipynb #990a9020
 def litehrnet18():
     """Lite-HRNet-18: 1.1 M parameters."""
     return LiteHRNet((2, 4, 2))
@@ -178,6 +233,6 @@ def litehrnet30():
     return LiteHRNet((3, 8, 3))
 
 # %% ../../nbs/parts/434_backbones.litehrnet.ipynb #64004741
-PUBLISHED_NAMES = ()                                                        # our names are the published ones
+PUBLISHED_NAMES = ()  # our names are the published ones
 
-IMAGENET = {}                                                               # the published rows start from random weights
+IMAGENET = {}  # the published rows start from random weights

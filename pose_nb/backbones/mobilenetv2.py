@@ -15,6 +15,7 @@ class MobileNetV2(nn.Module):
 
     forward: images (B, 3, H, W) -> [map (B, 1280, H/32, W/32)]. `channels` is (1280,).
     """
+
     def __init__(self):
         super().__init__()
         self.features = mobilenet_v2().features
@@ -29,17 +30,24 @@ def mobilenetv2():
     return MobileNetV2()
 
 # %% ../../nbs/parts/422_backbones.mobilenetv2.ipynb #12caedc5
-BLOCKS = (1, 2, 3, 4, 3, 3, 1)                                            # blocks per published layer
+BLOCKS = (1, 2, 3, 4, 3, 3, 1)  # blocks per published layer
 _AT = [(layer, block) for layer, blocks in enumerate(BLOCKS, 1) for block in range(blocks)]
 
 PUBLISHED_NAMES = (
-    (r"^features\.0\.0\.", "conv1.conv."), (r"^features\.0\.1\.", "conv1.bn."),
-    (r"^features\.18\.0\.", "conv2.conv."), (r"^features\.18\.1\.", "conv2.bn."),
+    (r"^features\.0\.0\.", "conv1.conv."),
+    (r"^features\.0\.1\.", "conv1.bn."),
+    (r"^features\.18\.0\.", "conv2.conv."),
+    (r"^features\.18\.1\.", "conv2.bn."),
     *((rf"^features\.{n}\.", f"layer{layer}.{block}.") for n, (layer, block) in enumerate(_AT, 1)),
-    (r"\.conv\.([01])\.0\.", r".conv.\1.conv."), (r"\.conv\.([01])\.1\.", r".conv.\1.bn."),
-    (r"^layer1\.0\.conv\.1\.weight$", "layer1.0.conv.1.conv.weight"),      # the one block without expansion
+    (r"\.conv\.([01])\.0\.", r".conv.\1.conv."),
+    (r"\.conv\.([01])\.1\.", r".conv.\1.bn."),
+    (
+        r"^layer1\.0\.conv\.1\.weight$",
+        "layer1.0.conv.1.conv.weight",
+    ),  # the one block without expansion
     (r"^layer1\.0\.conv\.2\.", "layer1.0.conv.1.bn."),
-    (r"\.conv\.2\.weight$", ".conv.2.conv.weight"), (r"\.conv\.3\.", ".conv.2.bn."),
+    (r"\.conv\.2\.weight$", ".conv.2.conv.weight"),
+    (r"\.conv\.3\.", ".conv.2.bn."),
 )
 
 IMAGENET = {"mobilenetv2": ("torchvision", "MobileNet_V2_Weights.IMAGENET1K_V1")}

@@ -17,22 +17,29 @@ from .cpm import conv_bn
 def bottleneck(inside, width, stride):
     """A ResNet bottleneck block and the number of channels it gives, 4 · width."""
     outside = 4 * width
-    change = conv_bn(inside, outside, stride=stride, relu=False) if stride > 1 or inside != outside else None
+    change = (
+        conv_bn(inside, outside, stride=stride, relu=False)
+        if stride > 1 or inside != outside
+        else None
+    )
     return Bottleneck(inside, width, stride, change), outside
 
-
+# %% ../../nbs/parts/446_backbones.mspn.ipynb #148662fc
 class WayDown(nn.Module):
-    """Four layers of blocks at 1/4, 1/8, 1/16, 1/32; what the stage before saw at each size is added after each layer.
+    """Four layers of blocks at 1/4, 1/8, 1/16, 1/32; what the stage before saw at each size is
+    added after each layer.
 
-    make_block(inside, width, stride) -> (block, channels). forward: (B, 64, h, w) -> four maps, fine to coarse.
+    make_block(inside, width, stride) -> (block, channels). forward: (B, 64, h, w) -> four maps,
+    fine to coarse.
     """
+
     def __init__(self, make_block, blocks=(3, 4, 6, 3)):
         super().__init__()
         channels, self.channels = 64, []
         for k, count in enumerate(blocks):
             layer = nn.Sequential()
             for n in range(count):
-                block, channels = make_block(channels, 64 * 2 ** k, 2 if k > 0 and n == 0 else 1)
+                block, channels = make_block(channels, 64 * 2**k, 2 if k > 0 and n == 0 else 1)
                 layer.append(block)
             self.add_module(f"layer{k + 1}", layer)
             self.channels.append(channels)
@@ -41,7 +48,8 @@ class WayDown(nn.Module):
         maps = []
         for k, layer in enumerate((self.layer1, self.layer2, self.layer3, self.layer4)):
             x = layer(x)
-            if skips is not None: x = x + skips[k][0] + skips[k][1]
+            if skips is not None:
+                x = x + skips[k][0] + skips[k][1]
             maps.append(x)
         return maps
 
@@ -49,40 +57,58 @@ class WayDown(nn.Module):
 class UpUnit(nn.Module):
     """One size on the way up (fig. 2): 256 channels of this size plus the unit below it.
 
-    forward: x (B, channels, h, w), below (B, 256, h/2, w/2) or None -> (output (B, 256, h, w), skips for the next stage or None).
+    forward: x (B, channels, h, w), below (B, 256, h/2, w/2) or None -> (output (B, 256, h, w),
+    skips for the next stage or None).
     """
+
     def __init__(self, channels, lowest, last_stage, finest):
         super().__init__()
         self.in_skip = conv_bn(channels, 256, relu=False)
         self.up_conv = None if lowest else conv_bn(256, 256, relu=False)
         self.out_skip1 = None if last_stage else conv_bn(channels, channels)
         self.out_skip2 = None if last_stage else conv_bn(256, channels)
-        self.cross_conv = conv_bn(256, 64) if finest and not last_stage else None             # start of the next stage
+        self.cross_conv = (
+            conv_bn(256, 64) if finest and not last_stage else None
+        )  # start of the next stage
 
     def forward(self, x, below):
         output = self.in_skip(x)
         if below is not None:
-            output = output + self.up_conv(F.interpolate(below, x.shape[-2:], mode="bilinear", align_corners=True))
+            output = output + self.up_conv(
+                F.interpolate(below, x.shape[-2:], mode="bilinear", align_corners=True)
+            )
         output = F.relu(output)
-        return output, None if self.out_skip1 is None else (self.out_skip1(x), self.out_skip2(output))
+        return output, None if self.out_skip1 is None else (
+            self.out_skip1(x),
+            self.out_skip2(output),
+        )
 
-
+# %% ../../nbs/parts/446_backbones.mspn.ipynb #361bb610
 class WayUp(nn.Module):
     """Four units from coarse to fine. `channels` are those of the way down, fine to coarse.
 
-    forward: four maps, fine to coarse -> (outputs coarse to fine, skips fine to coarse, start of the next stage or None).
+    forward: four maps, fine to coarse -> (outputs coarse to fine, skips fine to coarse, start of
+    the next stage or None).
     """
+
     def __init__(self, channels, last_stage):
         super().__init__()
         for k, width in enumerate(reversed(channels)):
-            self.add_module(f"up{k + 1}", UpUnit(width, lowest=k == 0, last_stage=last_stage, finest=k == 3))
+            self.add_module(
+                f"up{k + 1}", UpUnit(width, lowest=k == 0, last_stage=last_stage, finest=k == 3)
+            )
 
     def forward(self, maps):
         below, outputs, skips = None, [], []
         for unit, x in zip((self.up1, self.up2, self.up3, self.up4), reversed(maps)):
             below, skip = unit(x, below)
-            outputs.append(below); skips.append(skip)
-        return outputs, skips[::-1], None if self.up4.cross_conv is None else self.up4.cross_conv(below)
+            outputs.append(below)
+            skips.append(skip)
+        return (
+            outputs,
+            skips[::-1],
+            None if self.up4.cross_conv is None else self.up4.cross_conv(below),
+        )
 
 # %% ../../nbs/parts/446_backbones.mspn.ipynb #1173793a
 class Stage(nn.Module):
@@ -107,9 +133,10 @@ class Top(nn.Module):
     def forward(self, images):
         return self.top(images)
 
-
+# %% ../../nbs/parts/446_backbones.mspn.ipynb #ac8d9bf1
 def run_stages(stages, x):
-    """All stages in turn -> their outputs in one list, stage by stage, in each from coarse to fine."""
+    """All stages in turn -> their outputs in one list, stage by stage, in each from coarse to
+    fine."""
     skips, outputs = None, []
     for stage in stages:
         found, skips, x = stage(x, skips)
@@ -120,19 +147,25 @@ def run_stages(stages, x):
 def kaiming_start(network):
     """Weights of all convolutions from Kaiming's normal distribution over the outputs (fan_out)."""
     for m in network.modules():
-        if isinstance(m, nn.Conv2d): nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
+        if isinstance(m, nn.Conv2d):
+            nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
 
-
+# %% ../../nbs/parts/446_backbones.mspn.ipynb #987018d2
 class MSPN(nn.Module):
     """Multi-stage pose network (arXiv:1901.00148).
 
-    forward: images (B, 3, H, W) -> 4 · stages maps (B, 256, h, w), stage by stage, in each at 1/32, 1/16, 1/8, 1/4.
-    `channels` has as many entries, all 256. Only the last map is decoded; the others are for the losses.
+    forward: images (B, 3, H, W) -> 4 · stages maps (B, 256, h, w), stage by stage, in each at 1/32,
+    1/16, 1/8, 1/4.
+    `channels` has as many entries, all 256. Only the last map is decoded; the others are for the
+    losses.
     """
+
     def __init__(self, stages):
         super().__init__()
         self.top = Top()
-        self.multi_stage_mspn = nn.ModuleList([Stage(bottleneck, last_stage=s == stages - 1) for s in range(stages)])
+        self.multi_stage_mspn = nn.ModuleList(
+            [Stage(bottleneck, last_stage=s == stages - 1) for s in range(stages)]
+        )
         self.channels = (256,) * (4 * stages)
         kaiming_start(self)
 
@@ -146,21 +179,29 @@ def mspn50(stages=1):
 
 # %% ../../nbs/parts/446_backbones.mspn.ipynb #677f2f27
 def from_resnet50(weights, stages=1):
-    """torchvision ResNet-50 entries under MSPN's names: the stem once, layers 1 to 4 into every stage (the classifier is left out).
+    """torchvision ResNet-50 entries under MSPN's names: the stem once, layers 1 to 4 into every
+    stage (the classifier is left out).
 
-    weights: dict as from `torchvision.models.resnet50().state_dict()`. Returns a dict for `load_state_dict(…, strict=False)`.
+    weights: dict as from `torchvision.models.resnet50().state_dict()`. Returns a dict for
+    `load_state_dict(…, strict=False)`.
     """
     renamed = {}
     for name, value in weights.items():
         part, _, rest = name.partition(".")
-        if part == "conv1": renamed[f"top.top.0.conv.{rest}"] = value
-        elif part == "bn1": renamed[f"top.top.0.bn.{rest}"] = value
+        if part == "conv1":
+            renamed[f"top.top.0.conv.{rest}"] = value
+        elif part == "bn1":
+            renamed[f"top.top.0.bn.{rest}"] = value
         elif part.startswith("layer"):
-            rest = rest.replace("downsample.0.", "downsample.conv.").replace("downsample.1.", "downsample.bn.")
-            for s in range(stages): renamed[f"multi_stage_mspn.{s}.downsample.{part}.{rest}"] = value
+            rest = rest.replace("downsample.0.", "downsample.conv.").replace(
+                "downsample.1.", "downsample.bn."
+            )
+            for s in range(stages):
+                renamed[f"multi_stage_mspn.{s}.downsample.{part}.{rest}"] = value
     return renamed
 
 
-PUBLISHED_NAMES = ()                                                        # our names are the published ones
+PUBLISHED_NAMES = ()  # our names are the published ones
 
-IMAGENET = {"mspn50": ("torchvision", "ResNet50_Weights.IMAGENET1K_V1")}    # through from_resnet50
+# %% ../../nbs/parts/446_backbones.mspn.ipynb #20044649
+IMAGENET = {"mspn50": ("torchvision", "ResNet50_Weights.IMAGENET1K_V1")}  # through from_resnet50

@@ -21,23 +21,28 @@ norm = partial(nn.LayerNorm, eps=1e-6)
 
 
 class ReducedAttention(nn.Module):
-    """Spatial-reduction attention (ICCV 2021, eq. 1-4) on maps (B, H, W, C): keys and values come from the map shrunk by `reduction`."""
+    """Spatial-reduction attention (ICCV 2021, eq. 1-4) on maps (B, H, W, C): keys and values come
+    from the map shrunk by `reduction`."""
 
     def __init__(self, width, heads, reduction):
         super().__init__()
         self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
         self.reduction = reduction
-        if reduction > 1: self.sr, self.norm = nn.Conv2d(width, width, reduction, stride=reduction), norm(width)
+        if reduction > 1:
+            self.sr, self.norm = nn.Conv2d(width, width, reduction, stride=reduction), norm(width)
 
     def forward(self, maps):
-        queries = keys = maps.flatten(1, 2)                                              # (B, H·W, C)
+        queries = keys = maps.flatten(1, 2)  # (B, H·W, C)
         if self.reduction > 1:
-            keys = self.norm(self.sr(maps.permute(0, 3, 1, 2)).flatten(2).transpose(1, 2))       # (B, H·W/reduction², C)
+            keys = self.norm(
+                self.sr(maps.permute(0, 3, 1, 2)).flatten(2).transpose(1, 2)
+            )  # (B, H·W/reduction², C)
         return self.attn(queries, keys, keys, need_weights=False)[0].reshape(maps.shape)
 
 # %% ../../nbs/parts/454_backbones.pvt.ipynb #a4530c7d
 class PositionEmbedding(nn.Module):
-    """Adds a learnt table of side·side places to maps (B, H, W, C), resized to H×W (bilinear, align_corners off) in every call."""
+    """Adds a learnt table of side·side places to maps (B, H, W, C), resized to H×W (bilinear,
+    align_corners off) in every call."""
 
     def __init__(self, side, width):
         super().__init__()
@@ -48,7 +53,12 @@ class PositionEmbedding(nn.Module):
     def forward(self, maps):
         table = self.pos_embed.reshape(1, self.side, self.side, -1)
         if maps.shape[1:3] != table.shape[1:3]:
-            table = F.interpolate(table.permute(0, 3, 1, 2), size=maps.shape[1:3], mode="bilinear", align_corners=False).permute(0, 2, 3, 1)
+            table = F.interpolate(
+                table.permute(0, 3, 1, 2),
+                size=maps.shape[1:3],
+                mode="bilinear",
+                align_corners=False,
+            ).permute(0, 2, 3, 1)
         return maps + table
 
 # %% ../../nbs/parts/454_backbones.pvt.ipynb #7008971f
@@ -68,12 +78,17 @@ class FeedForward(nn.Module):
 
     def __init__(self, width, ratio):
         super().__init__()
-        self.layers = nn.Sequential(nn.Conv2d(width, ratio * width, 1), nn.GELU(), nn.Identity(), nn.Conv2d(ratio * width, width, 1))
+        self.layers = nn.Sequential(
+            nn.Conv2d(width, ratio * width, 1),
+            nn.GELU(),
+            nn.Identity(),
+            nn.Conv2d(ratio * width, width, 1),
+        )
 
     def forward(self, maps):
         return self.layers(maps.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
-
+# %% ../../nbs/parts/454_backbones.pvt.ipynb #66bd87b7
 class Block(nn.Module):
     """x + attention(norm(x)), then x + feed-forward(norm(x)), on maps (B, H, W, C)."""
 
@@ -89,10 +104,13 @@ class Block(nn.Module):
 
 # %% ../../nbs/parts/454_backbones.pvt.ipynb #21d7f874
 class PVT(nn.Module):
-    """Pyramid vision transformer (ICCV 2021): four stages of strides 4, 8, 16, 32; no norm after a stage.
+    """Pyramid vision transformer (ICCV 2021): four stages of strides 4, 8, 16, 32; no norm after a
+    stage.
 
-    widths, depths, heads, reductions, ratios: per stage; side: of the stored grid of the first stage.
-    Takes images (B, 3, h, w) with sides that are multiples of 32, gives four maps (B, width, h/4, w/4) … (B, width, h/32, w/32).
+    widths, depths, heads, reductions, ratios: per stage; side: of the stored grid of the first
+    stage.
+    Takes images (B, 3, h, w) with sides that are multiples of 32, gives four maps (B, width, h/4,
+    w/4) … (B, width, h/32, w/32).
     """
 
     def __init__(self, widths, depths, heads, reductions, ratios, side=56, drop_path=0.1):
@@ -102,12 +120,22 @@ class PVT(nn.Module):
         rates = [drop_path * i / max(total - 1, 1) for i in range(total)]
         self.layers = nn.ModuleList()
         for i, width in enumerate(widths):
-            blocks = [Block(width, heads[i], reductions[i], ratios[i], rates.pop(0)) for _ in range(depths[i])]
-            self.layers.append(nn.Sequential(PatchEmbed(inputs[i], width, sizes[i]),
-                                             nn.Sequential(PositionEmbedding(side // 2 ** i, width), *blocks)))
+            blocks = [
+                Block(width, heads[i], reductions[i], ratios[i], rates.pop(0))
+                for _ in range(depths[i])
+            ]
+            self.layers.append(
+                nn.Sequential(
+                    PatchEmbed(inputs[i], width, sizes[i]),
+                    nn.Sequential(PositionEmbedding(side // 2**i, width), *blocks),
+                )
+            )
         for m in self.modules():
             if isinstance(m, nn.Conv2d):
-                nn.init.normal_(m.weight, std=math.sqrt(2 / (m.out_channels * m.kernel_size[0] * m.kernel_size[1])))
+                nn.init.normal_(
+                    m.weight,
+                    std=math.sqrt(2 / (m.out_channels * m.kernel_size[0] * m.kernel_size[1])),
+                )
                 nn.init.zeros_(m.bias)
 
     def forward(self, images):
@@ -117,31 +145,44 @@ class PVT(nn.Module):
             outputs.append(maps.contiguous())
         return outputs
 
-
+# %% ../../nbs/parts/454_backbones.pvt.ipynb #0e82b123
 def pvt_small():
     """PVT-Small: 3-4-6-3 blocks of width 64, 128, 320, 512; drop path 0.1."""
     return PVT((64, 128, 320, 512), (3, 4, 6, 3), (1, 2, 5, 8), (8, 4, 2, 1), (8, 8, 4, 4))
 
 # %% ../../nbs/parts/454_backbones.pvt.ipynb #4632716e
 PUBLISHED_NAMES = ()
-
 IMAGENET = {"pvt_small": ("the authors' repository, github.com/whai362/PVT", "pvt_small.pth")}
 
-
+# %% ../../nbs/parts/454_backbones.pvt.ipynb #274bb736
 def from_authors(state_dict):
-    """State dict of the authors' ImageNet file, renamed for `PVT`; classifier, class token and last norm are dropped."""
+    """State dict of the authors' ImageNet file, renamed for `PVT`; classifier, class token and last
+    norm are dropped."""
     renamed = {}
     for key, value in state_dict.items():
-        if key.startswith(("head.", "norm.", "cls_token")): continue
-        if key == "pos_embed4" and value.shape[1] == 50: value = value[:, 1:]             # without the place of the class token
-        key = re.sub(r"^patch_embed(\d)\.proj\.", lambda m: f"layers.{int(m[1]) - 1}.0.projection.", key)
+        if key.startswith(("head.", "norm.", "cls_token")):
+            continue
+        if key == "pos_embed4" and value.shape[1] == 50:
+            value = value[:, 1:]  # without the place of the class token
+        key = re.sub(
+            r"^patch_embed(\d)\.proj\.", lambda m: f"layers.{int(m[1]) - 1}.0.projection.", key
+        )
         key = re.sub(r"^patch_embed(\d)\.", lambda m: f"layers.{int(m[1]) - 1}.0.", key)
         key = re.sub(r"^pos_embed(\d)$", lambda m: f"layers.{int(m[1]) - 1}.1.0.pos_embed", key)
-        key = re.sub(r"^block(\d)\.(\d+)\.", lambda m: f"layers.{int(m[1]) - 1}.1.{int(m[2]) + 1}.", key)
-        if re.search(r"mlp\.fc[12]\.weight$", key): value = value[:, :, None, None]
-        key = key.replace("mlp.fc1.", "ffn.layers.0.").replace("mlp.fc2.", "ffn.layers.3.").replace("attn.proj.", "attn.attn.out_proj.")
+        key = re.sub(
+            r"^block(\d)\.(\d+)\.", lambda m: f"layers.{int(m[1]) - 1}.1.{int(m[2]) + 1}.", key
+        )
+        if re.search(r"mlp\.fc[12]\.weight$", key):
+            value = value[:, :, None, None]
+        key = (
+            key.replace("mlp.fc1.", "ffn.layers.0.")
+            .replace("mlp.fc2.", "ffn.layers.3.")
+            .replace("attn.proj.", "attn.attn.out_proj.")
+        )
         renamed[key] = value
     for key in [k for k in renamed if ".attn.q." in k]:
         kind, pair = key.rsplit(".", 1)[1], key.replace(".attn.q.", ".attn.kv.")
-        renamed[key.replace(f".attn.q.{kind}", f".attn.attn.in_proj_{kind}")] = torch.cat([renamed.pop(key), renamed.pop(pair)])
+        renamed[key.replace(f".attn.q.{kind}", f".attn.attn.in_proj_{kind}")] = torch.cat(
+            [renamed.pop(key), renamed.pop(pair)]
+        )
     return renamed

@@ -13,8 +13,17 @@ from timm.models.resnet import ResNet
 
 # %% ../../nbs/parts/416_backbones.resnest.ipynb #5c39112e
 def _resnest(depth):
-    return ResNetTrunk(ResNet(ResNestBottleneck, DEPTHS[depth], num_classes=0, stem_type="deep", stem_width=32, avg_down=True,
-                              block_args=dict(radix=2, avd=True)))
+    return ResNetTrunk(
+        ResNet(
+            ResNestBottleneck,
+            DEPTHS[depth],
+            num_classes=0,
+            stem_type="deep",
+            stem_width=32,
+            avg_down=True,
+            block_args=dict(radix=2, avd=True),
+        )
+    )
 
 
 def resnest50():
@@ -23,13 +32,17 @@ def resnest50():
 
 
 def resnest101():
-    """ResNeSt-101, radix 2, with a stem of 64 channels: 46.1 M parameters, forward as in `ResNetTrunk`."""
+    """ResNeSt-101, radix 2, with a stem of 64 channels: 46.1 M parameters, forward as in
+    `ResNetTrunk`."""
     return _resnest(101)
 
 # %% ../../nbs/parts/416_backbones.resnest.ipynb #35c73c5e
 PUBLISHED_NAMES = V1D_NAMES
 
-IMAGENET = {                                                             # variant: (source, name)
+IMAGENET = {  # variant: (source, name)
     "resnest50": ("timm", "resnest50d.in1k"),
-    "resnest101": ("timm", "resnest101e.in1k"),                          # its 128-channel stem does not fit: skip tensors of other shapes
+    "resnest101": (
+        "timm",
+        "resnest101e.in1k",
+    ),  # its 128-channel stem does not fit: skip tensors of other shapes
 }

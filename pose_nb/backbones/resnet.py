@@ -15,19 +15,34 @@ class ResNetTrunk(nn.Module):
 
     forward: images (B, 3, H, W) -> [map (B, C, H/32, W/32)]. `channels` is (C,).
     """
+
     def __init__(self, network):
         super().__init__()
-        self.conv1, self.bn1, self.act1, self.maxpool = network.conv1, network.bn1, network.act1, network.maxpool
-        self.layer1, self.layer2, self.layer3, self.layer4 = network.layer1, network.layer2, network.layer3, network.layer4
+        self.conv1, self.bn1, self.act1, self.maxpool = (
+            network.conv1,
+            network.bn1,
+            network.act1,
+            network.maxpool,
+        )
+        self.layer1, self.layer2, self.layer3, self.layer4 = (
+            network.layer1,
+            network.layer2,
+            network.layer3,
+            network.layer4,
+        )
         self.channels = (network.num_features,)
 
     def forward(self, images):
-        x = self.maxpool(self.act1(self.bn1(self.conv1(images))))       # 1/4
-        x = self.layer2(self.layer1(x))                                 # 1/8
-        return [self.layer4(self.layer3(x))]                            # 1/32
+        x = self.maxpool(self.act1(self.bn1(self.conv1(images))))  # 1/4
+        x = self.layer2(self.layer1(x))  # 1/8
+        return [self.layer4(self.layer3(x))]  # 1/32
 
 # %% ../../nbs/parts/404_backbones.resnet.ipynb #b60daf6e
-DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}      # blocks per stage, for the whole ResNet family
+DEPTHS = {
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}  # blocks per stage, for the whole ResNet family
 
 
 def resnet50():
@@ -47,7 +62,7 @@ def resnet152():
 # %% ../../nbs/parts/404_backbones.resnet.ipynb #b957a6b2
 PUBLISHED_NAMES = ()
 
-IMAGENET = {                                                             # variant: (source, name)
+IMAGENET = {  # variant: (source, name)
     "resnet50": ("torchvision", "ResNet50_Weights.IMAGENET1K_V1"),
     "resnet101": ("torchvision", "ResNet101_Weights.IMAGENET1K_V1"),
     "resnet152": ("torchvision", "ResNet152_Weights.IMAGENET1K_V1"),

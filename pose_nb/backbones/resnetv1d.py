@@ -11,7 +11,11 @@ from timm.models.resnet import Bottleneck, ResNet
 
 # %% ../../nbs/parts/406_backbones.resnetv1d.ipynb #0dadf720
 def _v1d(depth):
-    return ResNetTrunk(ResNet(Bottleneck, DEPTHS[depth], num_classes=0, stem_type="deep", stem_width=32, avg_down=True))
+    return ResNetTrunk(
+        ResNet(
+            Bottleneck, DEPTHS[depth], num_classes=0, stem_type="deep", stem_width=32, avg_down=True
+        )
+    )
 
 
 def resnetv1d50():
@@ -30,13 +34,17 @@ def resnetv1d152():
 
 # %% ../../nbs/parts/406_backbones.resnetv1d.ipynb #85f7f860
 PUBLISHED_NAMES = (
-    (r"^conv1\.0\.", "stem.0.conv."), (r"^conv1\.1\.", "stem.0.bn."),
-    (r"^conv1\.3\.", "stem.1.conv."), (r"^conv1\.4\.", "stem.1.bn."),
-    (r"^conv1\.6\.", "stem.2.conv."), (r"^bn1\.", "stem.2.bn."),
-    (r"^layer1\.0\.downsample\.1\.", "layer1.0.downsample.0."), (r"^layer1\.0\.downsample\.2\.", "layer1.0.downsample.1."),
+    (r"^conv1\.0\.", "stem.0.conv."),
+    (r"^conv1\.1\.", "stem.0.bn."),
+    (r"^conv1\.3\.", "stem.1.conv."),
+    (r"^conv1\.4\.", "stem.1.bn."),
+    (r"^conv1\.6\.", "stem.2.conv."),
+    (r"^bn1\.", "stem.2.bn."),
+    (r"^layer1\.0\.downsample\.1\.", "layer1.0.downsample.0."),
+    (r"^layer1\.0\.downsample\.2\.", "layer1.0.downsample.1."),
 )
 
-IMAGENET = {                                                             # variant: (source, name)
+IMAGENET = {  # variant: (source, name)
     "resnetv1d50": ("timm", "resnet50d.gluon_in1k"),
     "resnetv1d101": ("timm", "resnet101d.gluon_in1k"),
     "resnetv1d152": ("timm", "resnet152d.gluon_in1k"),

@@ -11,7 +11,9 @@ from timm.models.resnet import Bottleneck, ResNet
 
 # %% ../../nbs/parts/408_backbones.resnext.ipynb #2b819238
 def _resnext(depth):
-    return ResNetTrunk(ResNet(Bottleneck, DEPTHS[depth], num_classes=0, cardinality=32, base_width=4))
+    return ResNetTrunk(
+        ResNet(Bottleneck, DEPTHS[depth], num_classes=0, cardinality=32, base_width=4)
+    )
 
 
 def resnext50():
@@ -31,7 +33,7 @@ def resnext152():
 # %% ../../nbs/parts/408_backbones.resnext.ipynb #c333cb1a
 PUBLISHED_NAMES = ()
 
-IMAGENET = {                                                             # variant: (source, name)
+IMAGENET = {  # variant: (source, name)
     "resnext50": ("torchvision", "ResNeXt50_32X4D_Weights.IMAGENET1K_V1"),
     "resnext101": ("timm", "resnext101_32x4d.gluon_in1k"),
     "resnext152": ("published", "resnext152_32x4d_b32x8_imagenet_20210524-927787be.pth"),

@@ -15,7 +15,8 @@ from .mspn import Stage, Top, kaiming_start, run_stages
 
 # %% ../../nbs/parts/448_backbones.rsn.ipynb #4c7f3a74
 class StepsBlock(nn.Module):
-    """Residual steps block (arXiv:2003.04030, fig. 3): (B, inside, h, w) -> (B, outside, h/stride, w/stride)."""
+    """Residual steps block (arXiv:2003.04030, fig. 3): (B, inside, h, w) -> (B, outside, h/stride,
+    w/stride)."""
 
     STEPS = 4
 
@@ -35,7 +36,8 @@ class StepsBlock(nn.Module):
         for row, y in enumerate(self.conv_bn_relu1(x).split(self.width, 1), start=1):
             found = []
             for place in range(1, row + 1):
-                if place < row: y = y + above[place - 1]                    # from the row above
+                if place < row:
+                    y = y + above[place - 1]  # from the row above
                 y = self.get_submodule(f"conv_bn_relu2_{row}_{place}")(y)
                 found.append(y)
             above = found
@@ -43,22 +45,28 @@ class StepsBlock(nn.Module):
         y = self.conv_bn3(torch.cat(ends, 1))
         return F.relu(y + (x if self.downsample is None else self.downsample(x)))
 
-
+# %% ../../nbs/parts/448_backbones.rsn.ipynb #12c1c4f0
 def steps_block(inside, width, stride):
-    """A residual steps block and the number of channels it gives: the width itself, there is no expansion."""
+    """A residual steps block and the number of channels it gives: the width itself, there is no
+    expansion."""
     return StepsBlock(inside, width, stride), width
 
 # %% ../../nbs/parts/448_backbones.rsn.ipynb #81dff6db
 class RSN(nn.Module):
     """Residual steps network (ECCV 2020): MSPN's stages with residual steps blocks.
 
-    forward: images (B, 3, H, W) -> 4 · stages maps (B, 256, h, w), stage by stage, in each at 1/32, 1/16, 1/8, 1/4.
-    `channels` has as many entries, all 256. Only the last map is decoded; the others are for the losses.
+    forward: images (B, 3, H, W) -> 4 · stages maps (B, 256, h, w), stage by stage, in each at 1/32,
+    1/16, 1/8, 1/4.
+    `channels` has as many entries, all 256. Only the last map is decoded; the others are for the
+    losses.
     """
+
     def __init__(self, stages):
         super().__init__()
         self.top = Top()
-        self.multi_stage_rsn = nn.ModuleList([Stage(steps_block, last_stage=s == stages - 1) for s in range(stages)])
+        self.multi_stage_rsn = nn.ModuleList(
+            [Stage(steps_block, last_stage=s == stages - 1) for s in range(stages)]
+        )
         self.channels = (256,) * (4 * stages)
         kaiming_start(self)
 
@@ -71,6 +79,6 @@ def rsn50(stages=1):
     return RSN(stages)
 
 # %% ../../nbs/parts/448_backbones.rsn.ipynb #cb711fd2
-PUBLISHED_NAMES = ()                                                        # our names are the published ones
+PUBLISHED_NAMES = ()  # our names are the published ones
 
-IMAGENET = {}                                                               # the published rows start from random weights
+IMAGENET = {}  # the published rows start from random weights

@@ -14,14 +14,19 @@ from torch import nn
 # %% ../../nbs/parts/414_backbones.scnet.ipynb #af842fbd
 def conv_bn(channels, *, stride=1):
     """3×3 convolution with batch norm."""
-    return [nn.Conv2d(channels, channels, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(channels)]
+    return [
+        nn.Conv2d(channels, channels, 3, stride=stride, padding=1, bias=False),
+        nn.BatchNorm2d(channels),
+    ]
 
 
 class SCConv(nn.Module):
-    """Self-calibrated convolution (eq. 2–4): k4(k3(x) · sigmoid(x + enlarged(k2(coarse x)))). (B, C, h, w) -> (B, C, h/stride, w/stride).
+    """Self-calibrated convolution (eq. 2–4): k4(k3(x) · sigmoid(x + enlarged(k2(coarse x)))). (B,
+    C, h, w) -> (B, C, h/stride, w/stride).
 
     h and w must be at least 4, the size of the coarse view's blocks.
     """
+
     def __init__(self, channels, stride=1):
         super().__init__()
         self.k2 = nn.Sequential(nn.AvgPool2d(4), *conv_bn(channels))
@@ -29,7 +34,7 @@ class SCConv(nn.Module):
         self.k4 = nn.Sequential(*conv_bn(channels, stride=stride))
 
     def forward(self, x):
-        gate = torch.sigmoid(x + F.interpolate(self.k2(x), x.shape[-2:]))              # nearest: copies
+        gate = torch.sigmoid(x + F.interpolate(self.k2(x), x.shape[-2:]))  # nearest: copies
         return self.k4(self.k3(x) * gate)
 
 # %% ../../nbs/parts/414_backbones.scnet.ipynb #40b35ab6
@@ -47,10 +52,12 @@ class SCBottleneck(nn.Module):
         self.conv2, self.bn2 = nn.Conv2d(inputs, half, 1, bias=False), nn.BatchNorm2d(half)
         self.scconv = SCConv(half, stride)
         self.conv3, self.bn3 = nn.Conv2d(width, outputs, 1, bias=False), nn.BatchNorm2d(outputs)
-        nn.init.zeros_(self.bn3.weight)                                                # a fresh block changes nothing
+        nn.init.zeros_(self.bn3.weight)  # a fresh block changes nothing
         self.downsample = None
         if stride != 1 or inputs != outputs:
-            self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs))
+            self.downsample = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs)
+            )
 
     def forward(self, x):
         plain = self.k1(F.relu(self.bn1(self.conv1(x))))
@@ -60,11 +67,15 @@ class SCBottleneck(nn.Module):
 
 # %% ../../nbs/parts/414_backbones.scnet.ipynb #c8b07648
 class SCNet(nn.Module):
-    """ResNet stem and four stages of `SCBottleneck`. forward: images (B, 3, H, W) -> [map (B, 2048, H/32, W/32)]; H and W at least 97."""
+    """ResNet stem and four stages of `SCBottleneck`. forward: images (B, 3, H, W) -> [map (B, 2048,
+    H/32, W/32)]; H and W at least 97."""
 
     def __init__(self, depths):
         super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False), nn.BatchNorm2d(64)
+        self.conv1, self.bn1 = (
+            nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False),
+            nn.BatchNorm2d(64),
+        )
         self.act1, self.maxpool = nn.ReLU(), nn.MaxPool2d(3, stride=2, padding=1)
         self.layer1 = self._stage(64, 64, depths[0], 1)
         self.layer2 = self._stage(256, 128, depths[1], 2)
@@ -72,15 +83,19 @@ class SCNet(nn.Module):
         self.layer4 = self._stage(1024, 512, depths[3], 2)
         self.channels = (2048,)
         for m in self.modules():
-            if isinstance(m, nn.Conv2d): nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
+            if isinstance(m, nn.Conv2d):
+                nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
 
     @staticmethod
     def _stage(inputs, width, blocks, stride):
-        return nn.Sequential(SCBottleneck(inputs, width, stride), *[SCBottleneck(4 * width, width) for _ in range(blocks - 1)])
+        return nn.Sequential(
+            SCBottleneck(inputs, width, stride),
+            *[SCBottleneck(4 * width, width) for _ in range(blocks - 1)],
+        )
 
     forward = ResNetTrunk.forward
 
-
+# %% ../../nbs/parts/414_backbones.scnet.ipynb #c0c19eff
 def scnet50():
     """SCNet-50: 23.5 M parameters."""
     return SCNet(DEPTHS[50])
@@ -93,7 +108,7 @@ def scnet101():
 # %% ../../nbs/parts/414_backbones.scnet.ipynb #0e35963c
 PUBLISHED_NAMES = ()
 
-IMAGENET = {                                                             # variant: (source, name)
+IMAGENET = {  # variant: (source, name)
     "scnet50": ("published", "scnet50-7ef0a199.pth"),
     "scnet101": ("published", "scnet101-94250a77.pth"),
 }

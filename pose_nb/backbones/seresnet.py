@@ -12,7 +12,9 @@ from timm.models.resnet import Bottleneck, ResNet
 
 # %% ../../nbs/parts/412_backbones.seresnet.ipynb #8ffb19f7
 def _seresnet(depth):
-    return ResNetTrunk(ResNet(Bottleneck, DEPTHS[depth], num_classes=0, block_args=dict(attn_layer=SEModule)))      # 1 hidden unit per 16
+    return ResNetTrunk(
+        ResNet(Bottleneck, DEPTHS[depth], num_classes=0, block_args=dict(attn_layer=SEModule))
+    )  # 1 hidden unit per 16
 
 
 def seresnet50():
@@ -27,7 +29,7 @@ def seresnet101():
 # %% ../../nbs/parts/412_backbones.seresnet.ipynb #912f14f5
 PUBLISHED_NAMES = ((r"\.se\.fc([12])\.", r".se_layer.conv\1.conv."),)
 
-IMAGENET = {                                                             # variant: (source, name)
+IMAGENET = {  # variant: (source, name)
     "seresnet50": ("timm", "seresnet50.ra2_in1k"),
     "seresnet101": ("published", "se-resnet101_batch256_imagenet_20200804-ba5b51d4.pth"),
 }

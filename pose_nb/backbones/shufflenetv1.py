@@ -16,24 +16,31 @@ def conv_bn(inputs, outputs, kernel=1, stride=1, groups=1, relu=True):
     layers = nn.Sequential()
     layers.conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
     layers.bn = nn.BatchNorm2d(outputs)
-    if relu: layers.activate = nn.ReLU(inplace=True)
+    if relu:
+        layers.activate = nn.ReLU(inplace=True)
     return layers
 
-
+# %% ../../nbs/parts/424_backbones.shufflenetv1.ipynb #be4b07f6
 class ShuffleUnit(nn.Module):
-    """(B, inputs, h, w) -> (B, outputs, h, w), or (B, outputs, h/2, w/2) with `halve`; `first_groups` = groups of the first 1×1."""
+    """(B, inputs, h, w) -> (B, outputs, h, w), or (B, outputs, h/2, w/2) with `halve`;
+    `first_groups` = groups of the first 1×1."""
 
     def __init__(self, inputs, outputs, groups, halve=False, first_groups=None):
         super().__init__()
         self.groups, self.halve, middle = groups, halve, outputs // 4
         self.g_conv_1x1_compress = conv_bn(inputs, middle, groups=first_groups or groups)
-        self.depthwise_conv3x3_bn = conv_bn(middle, middle, 3, 2 if halve else 1, groups=middle, relu=False)
-        self.g_conv_1x1_expand = conv_bn(middle, outputs - inputs if halve else outputs, groups=groups, relu=False)
+        self.depthwise_conv3x3_bn = conv_bn(
+            middle, middle, 3, 2 if halve else 1, groups=middle, relu=False
+        )
+        self.g_conv_1x1_expand = conv_bn(
+            middle, outputs - inputs if halve else outputs, groups=groups, relu=False
+        )
 
     def forward(self, x):
         y = self.depthwise_conv3x3_bn(self.g_conv_1x1_compress(x))
         y = self.g_conv_1x1_expand(F.channel_shuffle(y, self.groups))
-        if self.halve: return torch.cat([F.avg_pool2d(x, 3, stride=2, padding=1), F.relu(y)], 1)
+        if self.halve:
+            return torch.cat([F.avg_pool2d(x, 3, stride=2, padding=1), F.relu(y)], 1)
         return F.relu(x + y)
 
 # %% ../../nbs/parts/424_backbones.shufflenetv1.ipynb #e1b6d8ac
@@ -42,25 +49,29 @@ class ShuffleNetV1(nn.Module):
 
     forward: images (B, 3, H, W) -> [map (B, 960, H/32, W/32)]. `channels` is (960,).
     """
+
     def __init__(self):
         super().__init__()
         self.conv1 = conv_bn(3, 24, 3, stride=2)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        first = self._stage(24, 240, 4, first_groups=1)                                # 24 channels are too few for groups
+        first = self._stage(24, 240, 4, first_groups=1)  # 24 channels are too few for groups
         self.layers = nn.ModuleList([first, self._stage(240, 480, 8), self._stage(480, 960, 4)])
         self.channels = (960,)
 
     @staticmethod
     def _stage(inputs, outputs, units, groups=3, first_groups=None):
-        return nn.Sequential(ShuffleUnit(inputs, outputs, groups, halve=True, first_groups=first_groups),
-                             *[ShuffleUnit(outputs, outputs, groups) for _ in range(units - 1)])
+        return nn.Sequential(
+            ShuffleUnit(inputs, outputs, groups, halve=True, first_groups=first_groups),
+            *[ShuffleUnit(outputs, outputs, groups) for _ in range(units - 1)],
+        )
 
     def forward(self, images):
-        x = self.maxpool(self.conv1(images))                                           # 1/4
-        for stage in self.layers: x = stage(x)                                         # 1/8, 1/16, 1/32
+        x = self.maxpool(self.conv1(images))  # 1/4
+        for stage in self.layers:
+            x = stage(x)  # 1/8, 1/16, 1/32
         return [x]
 
-
+# %% ../../nbs/parts/424_backbones.shufflenetv1.ipynb #1278e5ad
 def shufflenetv1():
     """ShuffleNetV1 1.0 with 3 groups: 0.9 M parameters."""
     return ShuffleNetV1()
@@ -68,4 +79,6 @@ def shufflenetv1():
 # %% ../../nbs/parts/424_backbones.shufflenetv1.ipynb #605e60de
 PUBLISHED_NAMES = ()
 
-IMAGENET = {"shufflenetv1": ("published", "shufflenet_v1_batch1024_imagenet_20200804-5d6cec73.pth")}        # variant: (source, name)
+IMAGENET = {
+    "shufflenetv1": ("published", "shufflenet_v1_batch1024_imagenet_20200804-5d6cec73.pth")
+}  # variant: (source, name)

@@ -15,6 +15,7 @@ class ShuffleNetV2(nn.Module):
 
     forward: images (B, 3, H, W) -> [map (B, 1024, H/32, W/32)]. `channels` is (1024,).
     """
+
     def __init__(self):
         super().__init__()
         network = shufflenet_v2_x1_0()
@@ -23,8 +24,8 @@ class ShuffleNetV2(nn.Module):
         self.channels = (1024,)
 
     def forward(self, images):
-        x = self.maxpool(self.conv1(images))                              # 1/4
-        x = self.stage4(self.stage3(self.stage2(x)))                      # 1/32
+        x = self.maxpool(self.conv1(images))  # 1/4
+        x = self.stage4(self.stage3(self.stage2(x)))  # 1/32
         return [self.conv5(x)]
 
 
@@ -34,14 +35,23 @@ def shufflenetv2():
 
 # %% ../../nbs/parts/426_backbones.shufflenetv2.ipynb #5dc68fe0
 PUBLISHED_NAMES = (
-    (r"^conv1\.0\.", "conv1.conv."), (r"^conv1\.1\.", "conv1.bn."),
-    (r"^conv5\.0\.", "layers.3.conv."), (r"^conv5\.1\.", "layers.3.bn."),
-    (r"^stage2\.", "layers.0."), (r"^stage3\.", "layers.1."), (r"^stage4\.", "layers.2."),
-    (r"\.branch1\.0\.", ".branch1.0.conv."), (r"\.branch1\.1\.", ".branch1.0.bn."),  # in rising order no rule meets another's result
-    (r"\.branch1\.2\.", ".branch1.1.conv."), (r"\.branch1\.3\.", ".branch1.1.bn."),
-    (r"\.branch2\.0\.", ".branch2.0.conv."), (r"\.branch2\.1\.", ".branch2.0.bn."),
-    (r"\.branch2\.3\.", ".branch2.1.conv."), (r"\.branch2\.4\.", ".branch2.1.bn."),
-    (r"\.branch2\.5\.", ".branch2.2.conv."), (r"\.branch2\.6\.", ".branch2.2.bn."),
+    (r"^conv1\.0\.", "conv1.conv."),
+    (r"^conv1\.1\.", "conv1.bn."),
+    (r"^conv5\.0\.", "layers.3.conv."),
+    (r"^conv5\.1\.", "layers.3.bn."),
+    (r"^stage2\.", "layers.0."),
+    (r"^stage3\.", "layers.1."),
+    (r"^stage4\.", "layers.2."),
+    (r"\.branch1\.0\.", ".branch1.0.conv."),
+    (r"\.branch1\.1\.", ".branch1.0.bn."),  # in rising order no rule meets another's result
+    (r"\.branch1\.2\.", ".branch1.1.conv."),
+    (r"\.branch1\.3\.", ".branch1.1.bn."),
+    (r"\.branch2\.0\.", ".branch2.0.conv."),
+    (r"\.branch2\.1\.", ".branch2.0.bn."),
+    (r"\.branch2\.3\.", ".branch2.1.conv."),
+    (r"\.branch2\.4\.", ".branch2.1.bn."),
+    (r"\.branch2\.5\.", ".branch2.2.conv."),
+    (r"\.branch2\.6\.", ".branch2.2.bn."),
 )
 
 IMAGENET = {"shufflenetv2": ("torchvision", "ShuffleNet_V2_X1_0_Weights.IMAGENET1K_V1")}

@@ -17,39 +17,54 @@ from torch import nn
 def to_windows(maps, size):
     """(B, H, W, C) -> (B, windows, size·size, C); H and W must be multiples of size."""
     B, H, W, C = maps.shape
-    return maps.reshape(B, H // size, size, W // size, size, C).transpose(2, 3).reshape(B, -1, size * size, C)
+    return (
+        maps.reshape(B, H // size, size, W // size, size, C)
+        .transpose(2, 3)
+        .reshape(B, -1, size * size, C)
+    )
 
 
 def from_windows(windows, size, height, width):
     """The inverse of `to_windows`: (B, windows, size·size, C) -> (B, height, width, C)."""
     B, C = windows.shape[0], windows.shape[-1]
-    return windows.reshape(B, height // size, width // size, size, size, C).transpose(2, 3).reshape(B, height, width, C)
+    return (
+        windows.reshape(B, height // size, width // size, size, size, C)
+        .transpose(2, 3)
+        .reshape(B, height, width, C)
+    )
 
 # %% ../../nbs/parts/456_backbones.swin.ipynb #82bd45d0
 def shift_mask(height, width, size, shift, device=None):
-    """(windows, size², size²): 0 where two tokens of a shifted window may meet, -100 where the shift brought them together.
+    """(windows, size², size²): 0 where two tokens of a shifted window may meet, -100 where the
+    shift brought them together.
 
-    height, width: of the padded map. Each axis has three regions: full windows, the near part and the wrapped part of the last window.
+    height, width: of the padded map. Each axis has three regions: full windows, the near part and
+    the wrapped part of the last window.
     """
+
     def region(length):
         at = torch.arange(length, device=device)
         return (at >= length - size).long() + (at >= length - shift).long()
-    regions = 3 * region(height)[:, None] + region(width)                          # (height, width)
-    regions = to_windows(regions[None, :, :, None], size)[0, :, :, 0]              # (windows, size²)
+
+    regions = 3 * region(height)[:, None] + region(width)  # (height, width)
+    regions = to_windows(regions[None, :, :, None], size)[0, :, :, 0]  # (windows, size²)
     return -100.0 * (regions[:, :, None] != regions[:, None, :])
 
 # %% ../../nbs/parts/456_backbones.swin.ipynb #0debe1b6
 def relative_index(size):
-    """(size², size²) numbers of the offsets between the tokens of a window: (dy + size - 1)·(2·size - 1) + (dx + size - 1)."""
+    """(size², size²) numbers of the offsets between the tokens of a window: (dy + size - 1)·(2·size
+    - 1) + (dx + size - 1)."""
     y, x = torch.arange(size * size) // size, torch.arange(size * size) % size
     dy, dx = y[:, None] - y, x[:, None] - x
     return (dy + size - 1) * (2 * size - 1) + dx + size - 1
 
 # %% ../../nbs/parts/456_backbones.swin.ipynb #a2c499e9
 class WindowAttention(nn.Module):
-    """Multi-head attention inside windows with a learnt bias per head and relative position. (B, windows, N, C) in and out.
+    """Multi-head attention inside windows with a learnt bias per head and relative position. (B,
+    windows, N, C) in and out.
 
-    mask (windows, N, N) is added to the scores. The index is a buffer because published files contain it.
+    mask (windows, N, N) is added to the scores. The index is a buffer because published files
+    contain it.
     """
 
     def __init__(self, width, heads, size=7):
@@ -62,16 +77,22 @@ class WindowAttention(nn.Module):
 
     def forward(self, tokens, mask=None):
         B, n, N, C = tokens.shape
-        q, k, v = self.qkv(tokens).reshape(B, n, N, 3, self.heads, -1).permute(3, 0, 1, 4, 2, 5)          # each (B, n, heads, N, d)
-        bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)           # (heads, N, N)
+        q, k, v = (
+            self.qkv(tokens).reshape(B, n, N, 3, self.heads, -1).permute(3, 0, 1, 4, 2, 5)
+        )  # each (B, n, heads, N, d)
+        bias = self.relative_position_bias_table[self.relative_position_index].permute(
+            2, 0, 1
+        )  # (heads, N, N)
         scores = (q * self.scale) @ k.transpose(-2, -1) + bias
-        if mask is not None: scores = scores + mask[:, None]
+        if mask is not None:
+            scores = scores + mask[:, None]
         mixed = scores.softmax(-1) @ v
         return self.proj(mixed.transpose(2, 3).reshape(B, n, N, C))
 
 # %% ../../nbs/parts/456_backbones.swin.ipynb #298ca4e6
 class SwinBlock(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)), on maps (B, H, W, C); shift > 0 moves the windows."""
+    """x + attention(norm(x)), then x + mlp(norm(x)), on maps (B, H, W, C); shift > 0 moves the
+    windows."""
 
     def __init__(self, width, heads, shift, size=7, drop_path=0.0):
         super().__init__()
@@ -95,26 +116,36 @@ class SwinBlock(nn.Module):
             mask = shift_mask(height, width, self.size, self.shift, maps.device).to(maps.dtype)
         windows = self.attn(to_windows(maps, self.size), mask)
         maps = from_windows(windows, self.size, height, width)
-        if self.shift: maps = torch.roll(maps, (self.shift, self.shift), (1, 2))
+        if self.shift:
+            maps = torch.roll(maps, (self.shift, self.shift), (1, 2))
         return maps[:, :H, :W]
 
 # %% ../../nbs/parts/456_backbones.swin.ipynb #f8b66ba8
 class PatchMerging(nn.Module):
-    """2×2 neighbours become one token of twice the width: (B, H, W, C) -> (B, ⌈H/2⌉, ⌈W/2⌉, 2C), in the order of `F.unfold`."""
+    """2×2 neighbours become one token of twice the width: (B, H, W, C) -> (B, ⌈H/2⌉, ⌈W/2⌉, 2C), in
+    the order of `F.unfold`."""
 
     def __init__(self, width):
         super().__init__()
-        self.norm, self.reduction = nn.LayerNorm(4 * width), nn.Linear(4 * width, 2 * width, bias=False)
+        self.norm, self.reduction = (
+            nn.LayerNorm(4 * width),
+            nn.Linear(4 * width, 2 * width, bias=False),
+        )
 
     def forward(self, maps):
         return self.reduction(self.norm(gather_2x2(maps)))
 
 
 def gather_2x2(maps):
-    """(B, H, W, C) -> (B, ⌈H/2⌉, ⌈W/2⌉, 4C), entry 4·c + 2·dy + dx; odd maps are filled with zeros at the right and bottom."""
+    """(B, H, W, C) -> (B, ⌈H/2⌉, ⌈W/2⌉, 4C), entry 4·c + 2·dy + dx; odd maps are filled with zeros
+    at the right and bottom."""
     maps = F.pad(maps, (0, 0, 0, maps.shape[2] % 2, 0, maps.shape[1] % 2))
     B, H, W, C = maps.shape
-    return maps.reshape(B, H // 2, 2, W // 2, 2, C).permute(0, 1, 3, 5, 2, 4).reshape(B, H // 2, W // 2, 4 * C)
+    return (
+        maps.reshape(B, H // 2, 2, W // 2, 2, C)
+        .permute(0, 1, 3, 5, 2, 4)
+        .reshape(B, H // 2, W // 2, 4 * C)
+    )
 
 # %% ../../nbs/parts/456_backbones.swin.ipynb #8c1816c1
 class Stage(nn.Module):
@@ -122,7 +153,9 @@ class Stage(nn.Module):
 
     def __init__(self, width, heads, rates, last):
         super().__init__()
-        self.blocks = nn.Sequential(*[SwinBlock(width, heads, 3 * (i % 2), drop_path=rate) for i, rate in enumerate(rates)])
+        self.blocks = nn.Sequential(
+            *[SwinBlock(width, heads, 3 * (i % 2), drop_path=rate) for i, rate in enumerate(rates)]
+        )
         self.downsample = nn.Identity() if last else PatchMerging(width)
 
     def forward(self, maps):
@@ -142,26 +175,33 @@ class PatchEmbed(nn.Module):
 
 # %% ../../nbs/parts/456_backbones.swin.ipynb #521c05c3
 class Swin(nn.Module):
-    """Swin transformer (ICCV 2021), windows of 7, with the conventions of the published pose weights; the last stage is given out.
+    """Swin transformer (ICCV 2021), windows of 7, with the conventions of the published pose
+    weights; the last stage is given out.
 
-    width: of the first of four stages, doubled at each; depths, heads: per stage; drop_path: chance of skipping the last block in training.
+    width: of the first of four stages, doubled at each; depths, heads: per stage; drop_path: chance
+    of skipping the last block in training.
     Takes images (B, 3, h, w) and gives [(B, 8·width, h/32, w/32)].
     """
 
     def __init__(self, width, depths, heads, drop_path=0.0):
         super().__init__()
         last, total = len(depths) - 1, sum(depths)
-        self.channels = (width * 2 ** last,)
+        self.channels = (width * 2**last,)
         self.patch_embed = PatchEmbed(width)
         rates = [drop_path * i / max(total - 1, 1) for i in range(total)]
         starts = [sum(depths[:i]) for i in range(len(depths))]
-        self.stages = nn.Sequential(*[Stage(width * 2 ** i, heads[i], rates[start:start + depths[i]], i == last)
-                                      for i, start in enumerate(starts)])
-        self.norm3 = nn.LayerNorm(width * 2 ** last)
+        self.stages = nn.Sequential(
+            *[
+                Stage(width * 2**i, heads[i], rates[start : start + depths[i]], i == last)
+                for i, start in enumerate(starts)
+            ]
+        )
+        self.norm3 = nn.LayerNorm(width * 2**last)
         for m in self.modules():
             if isinstance(m, nn.Linear):
                 nn.init.trunc_normal_(m.weight, std=0.02)
-                if m.bias is not None: nn.init.zeros_(m.bias)
+                if m.bias is not None:
+                    nn.init.zeros_(m.bias)
 
     def forward(self, images):
         return [self.norm3(self.stages(self.patch_embed(images))).permute(0, 3, 1, 2).contiguous()]
@@ -187,23 +227,33 @@ PUBLISHED_NAMES = (
     (r"\.ffn\.fc1\.", ".ffn.layers.0.0."),
     (r"\.ffn\.fc2\.", ".ffn.layers.1."),
 )
+IMAGENET = {
+    "swin_tiny": ("timm", "swin_tiny_patch4_window7_224.ms_in1k"),
+    "swin_base": ("timm", "swin_base_patch4_window7_224.ms_in22k"),
+    "swin_large": ("timm", "swin_large_patch4_window7_224.ms_in22k"),
+}
 
-IMAGENET = {"swin_tiny": ("timm", "swin_tiny_patch4_window7_224.ms_in1k"), "swin_base": ("timm", "swin_base_patch4_window7_224.ms_in22k"),
-            "swin_large": ("timm", "swin_large_patch4_window7_224.ms_in22k")}
-
-
+# %% ../../nbs/parts/456_backbones.swin.ipynb #16139aac
 def from_timm(state_dict, size=7):
-    """State dict of timm's SwinTransformer, renamed and reordered for `Swin`; the classifier is dropped."""
+    """State dict of timm's SwinTransformer, renamed and reordered for `Swin`; the classifier is
+    dropped."""
     renamed = {}
     for key, value in state_dict.items():
-        if key.startswith("head."): continue
+        if key.startswith("head."):
+            continue
         key = key.replace("patch_embed.proj.", "patch_embed.projection.").replace(".mlp.", ".ffn.")
         key = "norm3." + key[5:] if key.startswith("norm.") else key
         if key.startswith("layers."):
             stage, rest = key[7:].split(".", 1)
-            if rest.startswith("downsample."):                       # in timm at the start of the next stage, entry (2·dx + dy)·C + c
+            if rest.startswith(
+                "downsample."
+            ):  # in timm at the start of the next stage, entry (2·dx + dy)·C + c
                 stage = int(stage) - 1
-                value = value.reshape(*value.shape[:-1], 2, 2, -1).transpose(-3, -1).reshape(value.shape)
+                value = (
+                    value.reshape(*value.shape[:-1], 2, 2, -1)
+                    .transpose(-3, -1)
+                    .reshape(value.shape)
+                )
             key = f"stages.{stage}.{rest}"
         renamed[key] = value
         if key.endswith("relative_position_bias_table"):

@@ -21,23 +21,32 @@ from ..files import InputError
 
 # %% ../../nbs/parts/452_backbones.vitpose.ipynb #e5b867bc
 class ViT(nn.Module):
-    """Plain vision transformer (ICLR 2021) as ViTPose uses it: 16×16 patches with padding 2, no class token, LayerNorm eps 1e-6.
+    """Plain vision transformer (ICLR 2021) as ViTPose uses it: 16×16 patches with padding 2, no
+    class token, LayerNorm eps 1e-6.
 
-    width, depth, heads: of the transformer; image_size: (w, h) of the crop; drop_path: chance of skipping the last block in training.
-    Takes images (B, 3, h, w) and gives [(B, width, h/16, w/16)]. Sizes that are not the image_size raise InputError.
+    width, depth, heads: of the transformer; image_size: (w, h) of the crop; drop_path: chance of
+    skipping the last block in training.
+    Takes images (B, 3, h, w) and gives [(B, width, h/16, w/16)]. Sizes that are not the image_size
+    raise InputError.
     """
 
     def __init__(self, width, depth, heads, image_size=(192, 256), drop_path=0.0):
         super().__init__()
         if image_size[0] % 16 or image_size[1] % 16:
-            raise InputError(f"image_size {image_size} of a ViT: width and height must be multiples of the patch size 16, "
-                             "for example (192, 256)")
+            raise InputError(
+                f"image_size {image_size} of a ViT: width and height must be multiples of the patch size 16, "
+                "for example (192, 256)"
+            )
         self.image_size, self.channels = tuple(image_size), (width,)
         norm = partial(nn.LayerNorm, eps=1e-6)
         self.patch_embed = nn.Conv2d(3, width, 16, stride=16, padding=2)
-        self.pos_embed = nn.Parameter(torch.zeros(1, (image_size[1] // 16) * (image_size[0] // 16), width))
+        self.pos_embed = nn.Parameter(
+            torch.zeros(1, (image_size[1] // 16) * (image_size[0] // 16), width)
+        )
         rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
-        self.layers = nn.ModuleList([Block(width, heads, qkv_bias=True, drop_path=rate, norm_layer=norm) for rate in rates])
+        self.layers = nn.ModuleList(
+            [Block(width, heads, qkv_bias=True, drop_path=rate, norm_layer=norm) for rate in rates]
+        )
         self.ln1 = norm(width)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         for m in self.modules():
@@ -48,11 +57,14 @@ class ViT(nn.Module):
     def forward(self, images):
         size = (images.shape[-1], images.shape[-2])
         if size != self.image_size:
-            raise InputError(f"images of (w, h) = {size} for a ViT built for {self.image_size}: crop to that size, "
-                             f"or build it with image_size={size}")
-        grid = self.patch_embed(images)                                        # (B, width, rows, columns)
-        tokens = grid.flatten(2).transpose(1, 2) + self.pos_embed              # (B, rows·columns, width)
-        for layer in self.layers: tokens = layer(tokens)
+            raise InputError(
+                f"images of (w, h) = {size} for a ViT built for {self.image_size}: crop to that size, "
+                f"or build it with image_size={size}"
+            )
+        grid = self.patch_embed(images)  # (B, width, rows, columns)
+        tokens = grid.flatten(2).transpose(1, 2) + self.pos_embed  # (B, rows·columns, width)
+        for layer in self.layers:
+            tokens = layer(tokens)
         return [self.ln1(tokens).transpose(1, 2).reshape(grid.shape)]
 
 # %% ../../nbs/parts/452_backbones.vitpose.ipynb #355c8065
@@ -72,17 +84,26 @@ def vit_huge(image_size=(192, 256)):
 
 # %% ../../nbs/parts/452_backbones.vitpose.ipynb #d62ddb73
 def resize_pos_embed(pos_embed, grid):
-    """Position embedding (1, N, C) of a square grid resized to `grid` = (columns, rows): (1, columns·rows, C).
+    """Position embedding (1, N, C) of a square grid resized to `grid` = (columns, rows): (1,
+    columns·rows, C).
 
-    A table that has columns·rows entries already comes back unchanged. Anything else that is not a square raises InputError.
+    A table that has columns·rows entries already comes back unchanged. Anything else that is not a
+    square raises InputError.
     """
     count, target = pos_embed.shape[1], grid[0] * grid[1]
-    if count == target: return pos_embed
+    if count == target:
+        return pos_embed
     side = math.isqrt(count)
     if side * side != count:
         square = math.isqrt(count - 1) ** 2 == count - 1 or count - 1 == target
-        hint = "; it seems to begin with the entry of a class token: pass pos_embed[:, 1:]" if square else ""
-        raise InputError(f"a position embedding of {count} entries is neither {grid[0]}×{grid[1]} nor a square grid{hint}")
+        hint = (
+            "; it seems to begin with the entry of a class token: pass pos_embed[:, 1:]"
+            if square
+            else ""
+        )
+        raise InputError(
+            f"a position embedding of {count} entries is neither {grid[0]}×{grid[1]} nor a square grid{hint}"
+        )
     table = pos_embed.reshape(1, side, side, -1).permute(0, 3, 1, 2)
     table = F.interpolate(table, size=(grid[1], grid[0]), mode="bicubic", align_corners=False)
     return table.permute(0, 2, 3, 1).reshape(1, target, -1)
@@ -92,12 +113,15 @@ LAYER_DECAY = {"vit_small": 0.8, "vit_base": 0.75, "vit_huge": 0.85}
 
 
 def layer_id(name, depth):
-    """Layer that a parameter belongs to for layer-wise learning rates: 0 (embeddings) … depth + 1 (last norm, head).
+    """Layer that a parameter belongs to for layer-wise learning rates: 0 (embeddings) … depth + 1
+    (last norm, head).
 
-    name: in a ViT's or a whole pose model's `named_parameters()`. The learning rate is multiplied by decay ** (depth + 1 - layer_id).
+    name: in a ViT's or a whole pose model's `named_parameters()`. The learning rate is multiplied
+    by decay ** (depth + 1 - layer_id).
     """
     name = name.removeprefix("backbone.")
-    if name.startswith(("pos_embed", "patch_embed.")): return 0
+    if name.startswith(("pos_embed", "patch_embed.")):
+        return 0
     layer = re.match(r"layers\.(\d+)\.", name)
     return int(layer[1]) + 1 if layer else depth + 1
 
@@ -108,17 +132,23 @@ PUBLISHED_NAMES = (
     (r"\.mlp\.fc1\.", ".ffn.layers.0.0."),
     (r"\.mlp\.fc2\.", ".ffn.layers.1."),
 )
+IMAGENET = {
+    "vit_base": ("timm", "vit_base_patch16_224.mae"),
+    "vit_huge": ("timm", "vit_huge_patch14_224.mae"),
+}
 
-IMAGENET = {"vit_base": ("timm", "vit_base_patch16_224.mae"), "vit_huge": ("timm", "vit_huge_patch14_224.mae")}
-
-
+# %% ../../nbs/parts/452_backbones.vitpose.ipynb #ef347d53
 def from_timm(state_dict, grid=(12, 16)):
-    """State dict of timm's VisionTransformer, renamed for `ViT`, without class token and classifier; patches and positions resized (grid: columns, rows)."""
+    """State dict of timm's VisionTransformer, renamed for `ViT`, without class token and
+    classifier; patches and positions resized (grid: columns, rows)."""
     renamed = {}
     for key, value in state_dict.items():
-        if key in ("cls_token", "reg_token") or key.startswith(("head.", "fc_norm.")): continue
-        if key == "pos_embed": value = resize_pos_embed(value[:, 1:] if "cls_token" in state_dict else value, grid)
-        if key == "patch_embed.proj.weight" and value.shape[-1] != 16: value = resample_patch_embed(value, [16, 16])
+        if key in ("cls_token", "reg_token") or key.startswith(("head.", "fc_norm.")):
+            continue
+        if key == "pos_embed":
+            value = resize_pos_embed(value[:, 1:] if "cls_token" in state_dict else value, grid)
+        if key == "patch_embed.proj.weight" and value.shape[-1] != 16:
+            value = resample_patch_embed(value, [16, 16])
         key = re.sub(r"^patch_embed\.proj\.", "patch_embed.", key)
         renamed[re.sub(r"^blocks\.", "layers.", re.sub(r"^norm\.", "ln1.", key))] = value
     return renamed

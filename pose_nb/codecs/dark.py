@@ -12,28 +12,35 @@ from .peaks import log_around, newton_step, wide
 
 # %% ../../nbs/parts/120_codecs.dark.ipynb #baa8b330
 def full_gaussian(mu, length, sigma):
-    """One axis of Gaussians over the whole map: centres mu (B, K) in heatmap px -> values (B, K, length).
+    """One axis of Gaussians over the whole map: centres mu (B, K) in heatmap px -> values (B, K,
+    length).
 
-    The second answer (B, K) says which centres lie too far outside. Values are float64, so that products of two of them are exact
+    The second answer (B, K) says which centres lie too far outside. Values are float64, so that
+    products of two of them are exact
     down to the smallest float32.
     """
     x = torch.arange(length, device=mu.device, dtype=mu.dtype)
     radius = 3 * sigma
-    exponent = wide(-(x - mu[..., None]) ** 2) / (2 * sigma ** 2)
+    exponent = wide(-((x - mu[..., None]) ** 2)) / (2 * sigma**2)
     return torch.exp(exponent.clamp_min(-110)), (mu - radius >= length) | (mu + radius + 1 < 0)
 
 # %% ../../nbs/parts/120_codecs.dark.ipynb #3cf0d64a
 def dark_step(maps, points, kernel_size=11):
-    """DARK's step (B, K, 2), heatmap px, from integer peaks (B, K, 2) of raw maps (B, K, H, W) to the top of the smoothed log map.
+    """DARK's step (B, K, 2), heatmap px, from integer peaks (B, K, 2) of raw maps (B, K, H, W) to
+    the top of the smoothed log map.
 
-    0 within two pixels of the border and where the Hessian cannot be inverted; not clamped elsewhere. Differentiable in the maps.
+    0 within two pixels of the border and where the Hessian cannot be inverted; not clamped
+    elsewhere. Differentiable in the maps.
     Zhang et al., CVPR 2020, equations 8-10.
     """
     H, W = maps.shape[-2:]
     L = log_around(maps, points, 2, kernel_size, low=1e-10)
     centre = L[..., 2, 2]
     gx, gy = (L[..., 2, 3] - L[..., 2, 1]) * 0.5, (L[..., 3, 2] - L[..., 1, 2]) * 0.5
-    xx, yy = (L[..., 2, 4] - 2 * centre + L[..., 2, 0]) * 0.25, (L[..., 4, 2] - 2 * centre + L[..., 0, 2]) * 0.25
+    xx, yy = (
+        (L[..., 2, 4] - 2 * centre + L[..., 2, 0]) * 0.25,
+        (L[..., 4, 2] - 2 * centre + L[..., 0, 2]) * 0.25,
+    )
     xy = (L[..., 3, 3] - L[..., 1, 3] - L[..., 3, 1] + L[..., 1, 1]) * 0.25
     x, y = points.unbind(-1)
     inside = (x > 1) & (x < W - 2) & (y > 1) & (y < H - 2)

@@ -11,8 +11,22 @@ from typing import ClassVar
 
 import torch
 
-from .peaks import (around, blur_matrix, check_heatmaps, check_keypoints, check_size, find_peaks, kernel_taps, modulate,
-                                  paint, place, scale_factor, table, wide, window_rows)
+from pose_nb.codecs.peaks import (
+    around,
+    blur_matrix,
+    check_heatmaps,
+    check_keypoints,
+    check_size,
+    find_peaks,
+    kernel_taps,
+    modulate,
+    paint,
+    place,
+    scale_factor,
+    table,
+    wide,
+    window_rows,
+)
 from ..files import InputError
 
 # %% ../../nbs/parts/150_codecs.megvii.ipynb #a243100b
@@ -20,9 +34,11 @@ from ..files import InputError
 class Megvii:
     """Blurred dots of height 255 on the cut pixel, as MSPN and RSN use.
 
-    input_size, heatmap_size are (w, h); kernel_size is the odd size of OpenCV's blur kernel in heatmap px. The flip test needs no shift.
+    input_size, heatmap_size are (w, h); kernel_size is the odd size of OpenCV's blur kernel in
+    heatmap px. The flip test needs no shift.
     Raises InputError for impossible sizes. Li et al., 2019.
     """
+
     input_size: tuple
     heatmap_size: tuple
     kernel_size: int = 5
@@ -33,22 +49,29 @@ class Megvii:
     def __post_init__(self):
         object.__setattr__(self, "input_size", check_size(self.input_size, "input_size"))
         object.__setattr__(self, "heatmap_size", check_size(self.heatmap_size, "heatmap_size"))
-        kernel_taps(self.kernel_size)                    # complains about even sizes
+        kernel_taps(self.kernel_size)  # complains about even sizes
 
     def encode(self, keypoints, visible):
-        """Keypoints (B, K, 2) in input px and visibility (B, K) -> heatmaps (B, K, h, w), weights (B, K); float32, on their device."""
+        """Keypoints (B, K, 2) in input px and visibility (B, K) -> heatmaps (B, K, h, w), weights
+        (B, K); float32, on their device."""
         points, weights, drawn = check_keypoints(keypoints, visible)
         n = torch.trunc(points / table(scale_factor, (self.input_size, self.heatmap_size), points))
         missed, factors = torch.zeros_like(drawn), []
         for i, length in enumerate(self.heatmap_size):
             missed = missed | (n[..., i] < 0) | (n[..., i] >= length)
-            factors.append(table(dot_rows, (length, self.kernel_size), points)[n[..., i].clamp(0, length - 1).long()])
+            factors.append(
+                table(dot_rows, (length, self.kernel_size), points)[
+                    n[..., i].clamp(0, length - 1).long()
+                ]
+            )
         return paint(factors[0] * 255, factors[1], weights, drawn, missed)
 
     def decode(self, heatmaps):
-        """Heatmaps (B, K, h, w) -> keypoints (B, K, 2) in input px and scores (B, K), on the same device, in float32 (float64 stays).
+        """Heatmaps (B, K, h, w) -> keypoints (B, K, 2) in input px and scores (B, K), on the same
+        device, in float32 (float64 stays).
 
-        Scores are peak / 255 + 0.5. No value above 0: (-1, -1) · stride. NaN in a map: the same, with score NaN.
+        Scores are peak / 255 + 0.5. No value above 0: (-1, -1) · stride. NaN in a map: the same,
+        with score NaN.
         Scores are differentiable, positions are not.
         """
         raw = check_heatmaps(heatmaps, self.heatmap_size)
@@ -57,36 +80,51 @@ class Megvii:
         W, H = self.heatmap_size
         x, y = points.unbind(-1)
         inside = ((x > 1) & (x < W - 1) & (y > 1) & (y < H - 1))[..., None]
-        step = torch.where(inside, smooth_quarter_step(raw, points, self.kernel_size) + 0.5, 0).to(maps.dtype)
-        return place(points, step, values, table(scale_factor, (self.input_size, self.heatmap_size), maps)), values / 255 + 0.5
+        step = torch.where(inside, smooth_quarter_step(raw, points, self.kernel_size) + 0.5, 0).to(
+            maps.dtype
+        )
+        return place(
+            points, step, values, table(scale_factor, (self.input_size, self.heatmap_size), maps)
+        ), values / 255 + 0.5
 
-
+# %% ../../nbs/parts/150_codecs.megvii.ipynb #80d5292a
 def smooth_quarter_step(maps, points, kernel_size):
-    """A quarter pixel towards the higher neighbour of the blurred maps, (B, K, 2); exactly equal neighbours, as in symmetric maps, give 0."""
+    """A quarter pixel towards the higher neighbour of the blurred maps, (B, K, 2); exactly equal
+    neighbours, as in symmetric maps, give 0."""
     window = wide(around(maps.detach(), points, 1 + kernel_size // 2, edge="zero"))
     rows = table(window_rows, (3, kernel_size), window)
     near = rows @ window @ rows.T
     slope = torch.stack([near[..., 1, 2] - near[..., 1, 0], near[..., 2, 1] - near[..., 0, 1]], -1)
-    centre = near[..., 1, 1, None]                       # where it is negative, modulation has turned the map upside down
+    centre = near[
+        ..., 1, 1, None
+    ]  # where it is negative, modulation has turned the map upside down
     return 0.25 * torch.where(slope.abs() > 1e-9 * centre.abs(), slope.sign() * centre.sign(), 0)
 
 
 def dot_rows(length, kernel_size):
-    """Row n (length, length): a dot at pixel n of one axis, blurred with a reflect-101 border, scaled to 1 at n."""
+    """Row n (length, length): a dot at pixel n of one axis, blurred with a reflect-101 border,
+    scaled to 1 at n."""
     columns = list(zip(*blur_matrix(length, kernel_size, "reflect")))
     return [[value / column[n] for value in column] for n, column in enumerate(columns)]
 
 # %% ../../nbs/parts/150_codecs.megvii.ipynb #337d0814
 def level_kernels(stages):
-    """Kernel sizes of the target of each output of a network of `stages` stages with four units each, in the outputs' order."""
-    if stages < 1: raise InputError(f"a network has at least one stage; got {stages}")
+    """Kernel sizes of the target of each output of a network of `stages` stages with four units
+    each, in the outputs' order."""
+    if stages < 1:
+        raise InputError(f"a network has at least one stage; got {stages}")
     return (15, 11, 9, 7) * (stages - 1) + (11, 9, 7, 5)
 
 
 def encode_levels(keypoints, visible, input_size, heatmap_size, kernel_sizes=(15, 11, 9, 7, 5)):
-    """Megvii targets at several widths: a list of heatmaps (B, K, h, w), one per kernel size, and a list of weights (B, K).
+    """Megvii targets at several widths: a list of heatmaps (B, K, h, w), one per kernel size, and a
+    list of weights (B, K).
 
-    Repeated sizes are encoded once and share their tensors. With `level_kernels(4)` there is one target per output of a 4-stage network.
+    Repeated sizes are encoded once and share their tensors. With `level_kernels(4)` there is one
+    target per output of a 4-stage network.
     """
-    made = {k: Megvii(input_size, heatmap_size, k).encode(keypoints, visible) for k in dict.fromkeys(kernel_sizes)}
+    made = {
+        k: Megvii(input_size, heatmap_size, k).encode(keypoints, visible)
+        for k in dict.fromkeys(kernel_sizes)
+    }
     return [made[k][0] for k in kernel_sizes], [made[k][1] for k in kernel_sizes]

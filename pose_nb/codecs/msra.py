@@ -12,17 +12,32 @@ from typing import ClassVar
 import torch
 
 from .dark import dark_step, full_gaussian
-from .peaks import (check_heatmaps, check_keypoints, check_sigma, check_size, find_peaks, gaussian_window, paint, place,
-                                  quarter_step, scale_factor, table)
+from pose_nb.codecs.peaks import (
+    check_heatmaps,
+    check_keypoints,
+    check_sigma,
+    check_size,
+    find_peaks,
+    gaussian_window,
+    paint,
+    place,
+    quarter_step,
+    scale_factor,
+    table,
+)
 
 # %% ../../nbs/parts/130_codecs.msra.ipynb #9dafa01c
 @dataclass(frozen=True)
 class MSRA:
-    """Gaussian heatmaps around the rounded keypoint; with `unbiased`, around the exact one, decoded by DARK's step.
+    """Gaussian heatmaps around the rounded keypoint; with `unbiased`, around the exact one, decoded
+    by DARK's step.
 
-    input_size, heatmap_size are (w, h); sigma in heatmap px. shift_flip: the flip test moves the mirrored map by one column.
-    Raises InputError for impossible sizes. Xiao et al., ECCV 2018; unbiased: Zhang et al., CVPR 2020.
+    input_size, heatmap_size are (w, h); sigma in heatmap px. shift_flip: the flip test moves the
+    mirrored map by one column.
+    Raises InputError for impossible sizes. Xiao et al., ECCV 2018; unbiased: Zhang et al., CVPR
+    2020.
     """
+
     input_size: tuple
     heatmap_size: tuple
     sigma: float = 2.0
@@ -37,28 +52,38 @@ class MSRA:
         check_sigma(self.sigma)
 
     def encode(self, keypoints, visible):
-        """Keypoints (B, K, 2) in input px and visibility (B, K) -> heatmaps (B, K, h, w), weights (B, K); float32, on their device."""
+        """Keypoints (B, K, 2) in input px and visibility (B, K) -> heatmaps (B, K, h, w), weights
+        (B, K); float32, on their device."""
         points, weights, drawn = check_keypoints(keypoints, visible)
         mu = points / table(scale_factor, (self.input_size, self.heatmap_size), points)
-        if self.unbiased: axis, centres = full_gaussian, mu
-        else: axis, centres = gaussian_window, torch.trunc(mu + 0.5)
-        (across, left_out), (down, top_out) = (axis(centres[..., i], self.heatmap_size[i], self.sigma) for i in (0, 1))
+        if self.unbiased:
+            axis, centres = full_gaussian, mu
+        else:
+            axis, centres = gaussian_window, torch.trunc(mu + 0.5)
+        (across, left_out), (down, top_out) = (
+            axis(centres[..., i], self.heatmap_size[i], self.sigma) for i in (0, 1)
+        )
         return paint(across, down, weights, drawn, left_out | top_out)
 
     def decode(self, heatmaps):
-        """Heatmaps (B, K, h, w) -> keypoints (B, K, 2) in input px and scores (B, K), on the same device, in float32 (float64 stays).
+        """Heatmaps (B, K, h, w) -> keypoints (B, K, 2) in input px and scores (B, K), on the same
+        device, in float32 (float64 stays).
 
-        The score is the peak's value. No value above 0: (-1, -1) · stride. NaN in a map: the same, with score NaN.
+        The score is the peak's value. No value above 0: (-1, -1) · stride. NaN in a map: the same,
+        with score NaN.
         Scores are differentiable; positions only with `unbiased`.
         """
         maps = check_heatmaps(heatmaps, self.heatmap_size)
         points, values = find_peaks(maps)
         step = dark_step(maps, points) if self.unbiased else msra_step(maps, points)
-        return place(points, step, values, table(scale_factor, (self.input_size, self.heatmap_size), maps)), values
+        return place(
+            points, step, values, table(scale_factor, (self.input_size, self.heatmap_size), maps)
+        ), values
 
-
+# %% ../../nbs/parts/130_codecs.msra.ipynb #79470fdb
 def msra_step(maps, points):
-    """A quarter pixel towards the higher neighbour (B, K, 2), and 0 where the published rule skips it near the border."""
+    """A quarter pixel towards the higher neighbour (B, K, 2), and 0 where the published rule skips
+    it near the border."""
     H, W = maps.shape[-2:]
     x, y = points.unbind(-1)
     moves = torch.stack([(x > 1) & (x < W - 1) & (y > 0), (y > 1) & (y < H - 1) & (x > 0)], -1)

@@ -16,79 +16,106 @@ from ..files import InputError
 
 # %% ../../nbs/parts/110_codecs.peaks.ipynb #e9278ab0
 def find_peaks(maps):
-    """The highest pixel of each map (B, K, H, W), the first in reading order: points (B, K, 2) as int64 (x, y), values (B, K).
+    """The highest pixel of each map (B, K, H, W), the first in reading order: points (B, K, 2) as
+    int64 (x, y), values (B, K).
 
     A map that holds NaN has the value NaN. Values are differentiable, points are not.
     """
     H, W = maps.shape[-2:]
     rows = math.gcd(H, 4)
-    bands = maps.unflatten(2, (-1, rows)).flatten(3)                             # (B, K, H / rows, rows * W)
-    values, band = bands.amax(-1).max(-1)                                        # first band that holds the maximum
+    bands = maps.unflatten(2, (-1, rows)).flatten(3)  # (B, K, H / rows, rows * W)
+    values, band = bands.amax(-1).max(-1)  # first band that holds the maximum
     index = bands.gather(2, band[..., None, None].expand(-1, -1, 1, rows * W))[:, :, 0].argmax(-1)
     return torch.stack([index % W, band * rows + index // W], -1), values
 
 # %% ../../nbs/parts/110_codecs.peaks.ipynb #923dda46
 def around(maps, points, radius, edge="repeat"):
-    """The (2r+1) x (2r+1) values around integer points (B, K, 2) of maps (B, K, H, W); beyond the edge its pixel repeats, or edge="zero"."""
+    """The (2r+1) x (2r+1) values around integer points (B, K, 2) of maps (B, K, H, W); beyond the
+    edge its pixel repeats, or edge="zero"."""
     H, W = maps.shape[-2:]
     reach = torch.arange(-radius, radius + 1, device=maps.device)
     x, y = points[..., :1] + reach, points[..., 1:] + reach
     index = y.clamp(0, H - 1)[..., :, None] * W + x.clamp(0, W - 1)[..., None, :]
     values = maps.flatten(2).gather(-1, index.flatten(2)).unflatten(-1, (len(reach), len(reach)))
-    if edge == "repeat": return values
-    return torch.where(((y >= 0) & (y < H))[..., :, None] & ((x >= 0) & (x < W))[..., None, :], values, 0)
+    if edge == "repeat":
+        return values
+    return torch.where(
+        ((y >= 0) & (y < H))[..., :, None] & ((x >= 0) & (x < W))[..., None, :], values, 0
+    )
 
 
 def quarter_step(maps, points):
-    """A quarter pixel towards the higher neighbour, per axis: (B, K, 2) of -0.25, 0 or 0.25. It has no gradient."""
+    """A quarter pixel towards the higher neighbour, per axis: (B, K, 2) of -0.25, 0 or 0.25. It has
+    no gradient."""
     near = around(maps.detach(), points, 1)
     slope = torch.stack([near[..., 1, 2] - near[..., 1, 0], near[..., 2, 1] - near[..., 0, 1]], -1)
     return 0.25 * slope.sign()
 
-
+# %% ../../nbs/parts/110_codecs.peaks.ipynb #e2d36916
 def place(points, step, values, factor):
-    """Peaks (B, K, 2) plus their step, times input pixels per heatmap pixel; (-1, -1) · factor where the peak's value is not above 0."""
-    found = (values > 0)[..., None]                       # NaN is not above 0 either
+    """Peaks (B, K, 2) plus their step, times input pixels per heatmap pixel; (-1, -1) · factor
+    where the peak's value is not above 0."""
+    found = (values > 0)[..., None]  # NaN is not above 0 either
     return torch.where(found, points + step, -1) * factor
 
 # %% ../../nbs/parts/110_codecs.peaks.ipynb #e79368c6
 def check_size(size, name, least=1):
     """`size` as a tuple (w, h) of two ints, each at least `least`; InputError otherwise."""
-    try: w, h = size
-    except (TypeError, ValueError): raise InputError(f"{name} must be (w, h), two whole numbers; got {size!r}") from None
+    try:
+        w, h = size
+    except (TypeError, ValueError):
+        raise InputError(f"{name} must be (w, h), two whole numbers; got {size!r}") from None
     if int(w) != w or int(h) != h or min(w, h) < least:
-        raise InputError(f"{name} must be (w, h), two whole numbers of at least {least}; got {size!r}")
+        raise InputError(
+            f"{name} must be (w, h), two whole numbers of at least {least}; got {size!r}"
+        )
     return int(w), int(h)
 
 
 def check_sigma(sigma):
     """Raise InputError unless `sigma`, in heatmap pixels, is a positive number."""
-    if not 0 < sigma < float("inf"): raise InputError(f"sigma must be a positive number of heatmap pixels; got {sigma!r}")
+    if not 0 < sigma < float("inf"):
+        raise InputError(f"sigma must be a positive number of heatmap pixels; got {sigma!r}")
 
-
+# %% ../../nbs/parts/110_codecs.peaks.ipynb #961ac37c
 def check_keypoints(keypoints, visible):
-    """Keypoints (B, K, 2) and visibility (B, K) or (B, K, 2), checked: points and weights in float32, and which ones are drawn (B, K) bool.
+    """Keypoints (B, K, 2) and visibility (B, K) or (B, K, 2), checked: points and weights in
+    float32, and which ones are drawn (B, K) bool.
 
-    Two numbers of visibility per keypoint are (visible, weight of that visibility); codecs use the first. Weights are a copy of the
-    visibility, 0 where a number is not finite; points are 0 there. Raises InputError for shapes that do not fit.
+    Two numbers of visibility per keypoint are (visible, weight of that visibility); codecs use the
+    first. Weights are a copy of the
+    visibility, 0 where a number is not finite; points are 0 there. Raises InputError for shapes
+    that do not fit.
     """
     keypoints = torch.as_tensor(keypoints).float()
     visible = torch.as_tensor(visible, device=keypoints.device).float()
     if keypoints.ndim != 3 or keypoints.shape[-1] != 2:
-        raise InputError(f"keypoints must have shape (B, K, 2) as x, y in pixels of the crop; got {tuple(keypoints.shape)}")
-    if visible.shape == keypoints.shape: visible = visible[..., 0]
+        raise InputError(
+            f"keypoints must have shape (B, K, 2) as x, y in pixels of the crop; got {tuple(keypoints.shape)}"
+        )
+    if visible.shape == keypoints.shape:
+        visible = visible[..., 0]
     if visible.shape != keypoints.shape[:2]:
-        raise InputError(f"visible must have shape {tuple(keypoints.shape[:2])}, one number per keypoint; got {tuple(visible.shape)}")
+        raise InputError(
+            f"visible must have shape {tuple(keypoints.shape[:2])}, one number per keypoint; got {tuple(visible.shape)}"
+        )
     finite = keypoints.isfinite().all(-1) & visible.isfinite()
-    return torch.where(finite[..., None], keypoints, 0), torch.where(finite, visible, 0), finite & (visible >= 0.5)
+    return (
+        torch.where(finite[..., None], keypoints, 0),
+        torch.where(finite, visible, 0),
+        finite & (visible >= 0.5),
+    )
 
-
+# %% ../../nbs/parts/110_codecs.peaks.ipynb #5527cbcf
 def check_heatmaps(heatmaps, heatmap_size, channels=1):
-    """Heatmaps (B, C, h, w) to decode, in float32 or float64 (half precision is widened); InputError if they do not fit the codec."""
+    """Heatmaps (B, C, h, w) to decode, in float32 or float64 (half precision is widened);
+    InputError if they do not fit the codec."""
     w, h = heatmap_size
     if heatmaps.ndim != 4 or heatmaps.shape[-2:] != (h, w) or heatmaps.shape[1] % channels:
         wanted = f"(B, K, {h}, {w})" if channels == 1 else f"(B, {channels}·K, {h}, {w})"
-        raise InputError(f"this codec decodes heatmaps of shape {wanted}; got {tuple(heatmaps.shape)}")
+        raise InputError(
+            f"this codec decodes heatmaps of shape {wanted}; got {tuple(heatmaps.shape)}"
+        )
     return heatmaps if heatmaps.dtype in (torch.float32, torch.float64) else heatmaps.float()
 
 # %% ../../nbs/parts/110_codecs.peaks.ipynb #c7c22132
@@ -102,10 +129,12 @@ _tables = {}
 
 def table(make, args, like):
     """The tensor of `make(*args)` with the dtype and device of `like`, made once."""
-    if type(like) is not torch.Tensor: return like.new_tensor(make(*args))      # tracers and subclasses get their own
+    if type(like) is not torch.Tensor:
+        return like.new_tensor(make(*args))  # tracers and subclasses get their own
     key = make, args, like.dtype, like.device
     if key not in _tables:
-        with torch.inference_mode(False): _tables[key] = torch.tensor(make(*args), dtype=like.dtype, device=like.device)
+        with torch.inference_mode(False):
+            _tables[key] = torch.tensor(make(*args), dtype=like.dtype, device=like.device)
     return _tables[key]
 
 
@@ -116,50 +145,73 @@ def scale_factor(input_size, heatmap_size, udp=False):
 
 # %% ../../nbs/parts/110_codecs.peaks.ipynb #e8a1cb06
 def window_start(n, sigma):
-    """First pixel and end (exclusive) of the ±3σ window around whole-numbered pixels n, cut toward zero as published code does."""
+    """First pixel and end (exclusive) of the ±3σ window around whole-numbered pixels n, cut toward
+    zero as published code does."""
     low, high = math.floor(3 * sigma), math.ceil(3 * sigma)
     radius = 3 * sigma
-    return n - torch.where(n >= radius, high, low), n + 1 + torch.where(n + radius + 1 >= 0, low, high)
+    return n - torch.where(n >= radius, high, low), n + 1 + torch.where(
+        n + radius + 1 >= 0, low, high
+    )
 
 
 def gaussian_window(n, length, sigma, offset=0.0):
-    """One axis of windowed Gaussians: n (...) whole-numbered centres -> values (..., length), and which windows miss the axis (...).
+    """One axis of windowed Gaussians: n (...) whole-numbered centres -> values (..., length), and
+    which windows miss the axis (...).
 
-    offset (...) moves the centre by a fraction of a pixel without moving the window. Exactly 0 outside the window.
+    offset (...) moves the centre by a fraction of a pixel without moving the window. Exactly 0
+    outside the window.
     """
     start, end = window_start(n, sigma)
     x = torch.arange(length, device=n.device, dtype=n.dtype)
     centre = math.floor((2 * 3 * sigma + 1) / 2) + offset
     d = (x - start[..., None]) - (centre[..., None] if torch.is_tensor(centre) else centre)
     inside = (x >= start[..., None]) & (x < end[..., None])
-    return torch.where(inside, torch.exp(-d ** 2 / (2 * sigma ** 2)), 0), (start >= length) | (end < 0)
+    return torch.where(inside, torch.exp(-(d**2) / (2 * sigma**2)), 0), (start >= length) | (
+        end < 0
+    )
 
-
+# %% ../../nbs/parts/110_codecs.peaks.ipynb #21cf7efb
 def paint(across, down, weights, drawn, missed):
-    """Maps (B, K, H, W) as products of one factor per axis, across (B, K, W) and down (B, K, H), and the weights (B, K).
+    """Maps (B, K, H, W) as products of one factor per axis, across (B, K, W) and down (B, K, H),
+    and the weights (B, K).
 
-    Maps stay empty unless drawn (B, K); drawn ones that missed (B, K) the map stay empty too, and their weight becomes 0.
-    Factors in float64 may be as small as 1e-48: they are multiplied as float32 numbers lifted by 2^40, so that only the result is rounded.
+    Maps stay empty unless drawn (B, K); drawn ones that missed (B, K) the map stay empty too, and
+    their weight becomes 0.
+    Factors in float64 may be as small as 1e-48: they are multiplied as float32 numbers lifted by
+    2^40, so that only the result is rounded.
     """
     across, weights = across * (drawn & ~missed)[..., None], torch.where(drawn & missed, 0, weights)
-    if across.dtype != torch.float64: return down[..., :, None] * across[..., None, :], weights
-    across, down = (across * 2.0 ** 40).float(), (down * 2.0 ** 40).float()
-    return (down[..., :, None] * across[..., None, :]).mul_(2.0 ** -80), weights
+    if across.dtype != torch.float64:
+        return down[..., :, None] * across[..., None, :], weights
+    across, down = (across * 2.0**40).float(), (down * 2.0**40).float()
+    return (down[..., :, None] * across[..., None, :]).mul_(2.0**-80), weights
 
 # %% ../../nbs/parts/110_codecs.peaks.ipynb #34b16a12
 def kernel_taps(size):
-    """The weights of OpenCV's Gaussian kernel of odd `size` with σ left to OpenCV: tables up to 9, a sampled Gaussian beyond."""
-    tables = {1: [1], 3: [1, 2, 1], 5: [1, 4, 6, 4, 1], 7: [8, 28, 56, 72, 56, 28, 8], 9: [4, 13, 30, 51, 60, 51, 30, 13, 4]}
+    """The weights of OpenCV's Gaussian kernel of odd `size` with σ left to OpenCV: tables up to 9,
+    a sampled Gaussian beyond."""
+    tables = {
+        1: [1],
+        3: [1, 2, 1],
+        5: [1, 4, 6, 4, 1],
+        7: [8, 28, 56, 72, 56, 28, 8],
+        9: [4, 13, 30, 51, 60, 51, 30, 13, 4],
+    }
     if size != int(size) or size < 1 or size % 2 == 0:
-        raise InputError(f"the size of a blur kernel must be odd and positive, such as 5 or 11; got {size}")
+        raise InputError(
+            f"the size of a blur kernel must be odd and positive, such as 5 or 11; got {size}"
+        )
     size = int(size)
     sigma = 0.3 * ((size - 1) / 2 - 1) + 0.8
-    taps = tables.get(size) or [math.exp(-(i - size // 2) ** 2 / (2 * sigma ** 2)) for i in range(size)]
+    taps = tables.get(size) or [
+        math.exp(-((i - size // 2) ** 2) / (2 * sigma**2)) for i in range(size)
+    ]
     return tuple(t / sum(taps) for t in taps)
 
 # %% ../../nbs/parts/110_codecs.peaks.ipynb #571b8526
 def blur_matrix(length, kernel_size, border):
-    """Rows (length, length) of the matrix that blurs one axis; border "zero" or "reflect" (the edge pixel is not repeated)."""
+    """Rows (length, length) of the matrix that blurs one axis; border "zero" or "reflect" (the edge
+    pixel is not repeated)."""
     taps, reach = kernel_taps(kernel_size), kernel_size // 2
     matrix = [[0.0] * length for _ in range(length)]
     for i in range(length):
@@ -168,61 +220,84 @@ def blur_matrix(length, kernel_size, border):
             if border == "reflect":
                 period = max(1, 2 * (length - 1))
                 j = min(j % period, period - j % period) if length > 1 else 0
-            if 0 <= j < length: matrix[i][j] += tap
+            if 0 <= j < length:
+                matrix[i][j] += tap
     return matrix
 
-
+# %% ../../nbs/parts/110_codecs.peaks.ipynb #74f6b250
 def blur(maps, kernel_size, border="zero"):
-    """Maps (B, K, H, W) blurred with OpenCV's kernel of odd `kernel_size`; border "zero" or "reflect". Differentiable.
+    """Maps (B, K, H, W) blurred with OpenCV's kernel of odd `kernel_size`; border "zero" or
+    "reflect". Differentiable.
 
-    On CUDA the products are made in float64, because float32 products may be set to TF32 there, which keeps only three digits.
+    On CUDA the products are made in float64, because float32 products may be set to TF32 there,
+    which keeps only three digits.
     """
     H, W = maps.shape[-2:]
     work = wide(maps) if maps.is_cuda else maps
-    across, down = table(blur_matrix, (W, kernel_size, border), work), table(blur_matrix, (H, kernel_size, border), work)
+    across, down = (
+        table(blur_matrix, (W, kernel_size, border), work),
+        table(blur_matrix, (H, kernel_size, border), work),
+    )
     device = maps.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        with torch.autocast(device, enabled=False): return (down @ (work @ across.T)).to(maps.dtype)
+        with torch.autocast(device, enabled=False):
+            return (down @ (work @ across.T)).to(maps.dtype)
     return (down @ (work @ across.T)).to(maps.dtype)
 
 # %% ../../nbs/parts/110_codecs.peaks.ipynb #ecc51f62
 def modulate(maps, kernel_size):
-    """Maps (B, K, H, W) blurred with a zero border and scaled back to their own highest value. All-zero maps stay zero. Differentiable."""
+    """Maps (B, K, H, W) blurred with a zero border and scaled back to their own highest value.
+    All-zero maps stay zero. Differentiable."""
     blurred = blur(maps, kernel_size)
     scale = modulation(maps, blurred)[..., None, None]
     return blurred * scale if blurred.requires_grad else blurred.mul_(scale)
 
 
 def modulation(maps, blurred):
-    """The factors (B, K) that scale blurred maps back to the highest value of maps (B, K, H, W); all-zero maps have 0."""
+    """The factors (B, K) that scale blurred maps back to the highest value of maps (B, K, H, W);
+    all-zero maps have 0."""
     after = blurred.amax((-2, -1))
     return maps.amax((-2, -1)) / torch.where(after == 0, 1, after)
 
 # %% ../../nbs/parts/110_codecs.peaks.ipynb #ff49505b
 def log_around(maps, points, radius, kernel_size, low, high=math.inf):
-    """Logarithms of the modulated maps, held within low … high, at the (2r+1) x (2r+1) pixels around integer points (B, K, 2).
+    """Logarithms of the modulated maps, held within low … high, at the (2r+1) x (2r+1) pixels
+    around integer points (B, K, 2).
 
-    The same as `around(modulate(maps, kernel_size), points, radius).clamp(low, high).log()`, in float64, but blurs around the points only.
+    The same as `around(modulate(maps, kernel_size), points, radius).clamp(low, high).log()`, in
+    float64, but blurs around the points only.
     """
     window = wide(around(maps, points, radius + kernel_size // 2, edge="zero"))
     rows = table(window_rows, (2 * radius + 1, kernel_size), window)
     near = rows @ window @ rows.T
-    for axis, length in ((0, maps.shape[-1]), (1, maps.shape[-2])):              # beyond the edge, the edge pixel repeats
+    for axis, length in (
+        (0, maps.shape[-1]),
+        (1, maps.shape[-2]),
+    ):  # beyond the edge, the edge pixel repeats
         reach = torch.arange(-radius, radius + 1, device=maps.device) + points[..., axis, None]
         inner = reach.clamp(0, length - 1) - reach[..., :1]
-        near = near.gather(-1 - axis, (inner[..., None, :] if axis == 0 else inner[..., :, None]).expand_as(near))
-    return (near * needed_scale(maps, near, kernel_size, low, high)[..., None, None]).clamp(low, high).log()
+        near = near.gather(
+            -1 - axis, (inner[..., None, :] if axis == 0 else inner[..., :, None]).expand_as(near)
+        )
+    return (
+        (near * needed_scale(maps, near, kernel_size, low, high)[..., None, None])
+        .clamp(low, high)
+        .log()
+    )
 
-
+# %% ../../nbs/parts/110_codecs.peaks.ipynb #0976ec39
 def window_rows(inner, kernel_size):
-    """Rows (inner, inner + kernel_size - 1): each has the kernel's weights, one pixel further on than the row above."""
+    """Rows (inner, inner + kernel_size - 1): each has the kernel's weights, one pixel further on
+    than the row above."""
     taps = kernel_taps(kernel_size)
     return [[0.0] * i + list(taps) + [0.0] * (inner - 1 - i) for i in range(inner)]
 
 
 def needed_scale(maps, near, kernel_size, low, high):
-    """Modulation factors (B, K) for blurred values near (B, K, n, n): 1 where no value can meet low or high, so that the factor is of no account."""
-    if maps.device.type != "cpu" or type(maps) is not torch.Tensor: return modulation(maps, blur(maps, kernel_size)).to(near.dtype)
+    """Modulation factors (B, K) for blurred values near (B, K, n, n): 1 where no value can meet low
+    or high, so that the factor is of no account."""
+    if maps.device.type != "cpu" or type(maps) is not torch.Tensor:
+        return modulation(maps, blur(maps, kernel_size)).to(near.dtype)
     top, scale = maps.amax((-2, -1)), near.new_ones(near.shape[:2])
     meets = (top > 0) & ((near < low).flatten(2).any(-1) | (top > high))
     if meets.any():
@@ -232,9 +307,11 @@ def needed_scale(maps, near, kernel_size, low, high):
 
 # %% ../../nbs/parts/110_codecs.peaks.ipynb #94830b8c
 def newton_step(gx, gy, xx, yy, xy, damping=0.0):
-    """The step -H⁻¹ g, (..., 2), for gradients gx, gy and Hessians [[xx, xy], [xy, yy]] (...); damping is added to xx and yy.
+    """The step -H⁻¹ g, (..., 2), for gradients gx, gy and Hessians [[xx, xy], [xy, yy]] (...);
+    damping is added to xx and yy.
 
-    0 where the Hessian cannot be inverted, or where the step is no finite number. Differentiable elsewhere.
+    0 where the Hessian cannot be inverted, or where the step is no finite number. Differentiable
+    elsewhere.
     """
     dtype = gx.dtype
     gx, gy, xx, yy, xy = (wide(v) for v in (gx, gy, xx, yy, xy))

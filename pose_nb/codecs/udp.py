@@ -11,34 +11,65 @@ from typing import ClassVar
 
 import torch
 
-from .peaks import (around, blur, check_heatmaps, check_keypoints, check_sigma, check_size, find_peaks, gaussian_window,
-                                  log_around, newton_step, paint, place, scale_factor, table)
+from pose_nb.codecs.peaks import (
+    around,
+    blur,
+    check_heatmaps,
+    check_keypoints,
+    check_sigma,
+    check_size,
+    find_peaks,
+    gaussian_window,
+    log_around,
+    newton_step,
+    paint,
+    place,
+    scale_factor,
+    table,
+)
 
 # %% ../../nbs/parts/140_codecs.udp.ipynb #d758ab89
 def udp_step(maps, points, kernel_size=11):
-    """UDP's step (B, K, 2), heatmap px, from integer peaks (B, K, 2) of raw maps (B, K, H, W); taken at every pixel, borders too.
+    """UDP's step (B, K, 2), heatmap px, from integer peaks (B, K, 2) of raw maps (B, K, H, W);
+    taken at every pixel, borders too.
 
-    Differentiable with respect to the maps, except where values are held at 1e-3 or 50. Huang et al., CVPR 2020.
+    Differentiable with respect to the maps, except where values are held at 1e-3 or 50. Huang et
+    al., CVPR 2020.
     """
     L = log_around(maps, points, 1, kernel_size, low=1e-3, high=50)
-    centre, left, right, up, down = L[..., 1, 1], L[..., 1, 0], L[..., 1, 2], L[..., 0, 1], L[..., 2, 1]
+    centre, left, right, up, down = (
+        L[..., 1, 1],
+        L[..., 1, 0],
+        L[..., 1, 2],
+        L[..., 0, 1],
+        L[..., 2, 1],
+    )
     xy = 0.5 * (L[..., 2, 2] - right - down + 2 * centre - left - up + L[..., 0, 0])
-    gx, gy, xx, yy = 0.5 * (right - left), 0.5 * (down - up), right - 2 * centre + left, down - 2 * centre + up
+    gx, gy, xx, yy = (
+        0.5 * (right - left),
+        0.5 * (down - up),
+        right - 2 * centre + left,
+        down - 2 * centre + up,
+    )
     return newton_step(gx, gy, xx, yy, xy, damping=EPSILON).to(maps.dtype)
 
-
-EPSILON = torch.finfo(torch.float32).eps                 # 1.19e-7, added to the Hessian's diagonal
+# %% ../../nbs/parts/140_codecs.udp.ipynb #300597ec
+EPSILON = torch.finfo(torch.float32).eps  # 1.19e-7, added to the Hessian's diagonal
 
 # %% ../../nbs/parts/140_codecs.udp.ipynb #a02a470d
 @dataclass(frozen=True)
 class UDP:
-    """Targets on UDP's grid, (w - 1)/(W - 1) input px per heatmap px: exact Gaussians in MSRA's window.
+    """Targets on UDP's grid, (w - 1)/(W - 1) input px per heatmap px: exact Gaussians in MSRA's
+    window.
 
-    With `combined`, a disc and two offset maps for each keypoint. input_size, heatmap_size are (w, h); sigma in heatmap px (unused by
+    With `combined`, a disc and two offset maps for each keypoint. input_size, heatmap_size are (w,
+    h); sigma in heatmap px (unused by
     `combined`). The flip test needs no shift.
-    Crop with `crop_matrix(…, udp=True)` and go back with `to_image(…, udp=True)`. Raises InputError for impossible sizes.
+    Crop with `crop_matrix(…, udp=True)` and go back with `to_image(…, udp=True)`. Raises InputError
+    for impossible sizes.
     Huang et al., CVPR 2020.
     """
+
     input_size: tuple
     heatmap_size: tuple
     sigma: float = 2.0
@@ -48,7 +79,9 @@ class UDP:
 
     def __post_init__(self):
         object.__setattr__(self, "input_size", check_size(self.input_size, "input_size", least=2))
-        object.__setattr__(self, "heatmap_size", check_size(self.heatmap_size, "heatmap_size", least=2))
+        object.__setattr__(
+            self, "heatmap_size", check_size(self.heatmap_size, "heatmap_size", least=2)
+        )
         check_sigma(self.sigma)
 
     @property
@@ -57,45 +90,65 @@ class UDP:
         return 3 if self.combined else 1
 
     def encode(self, keypoints, visible):
-        """Keypoints (B, K, 2) in input px and visibility (B, K) -> heatmaps (B, K or 3K, h, w), weights (B, K); float32, their device."""
+        """Keypoints (B, K, 2) in input px and visibility (B, K) -> heatmaps (B, K or 3K, h, w),
+        weights (B, K); float32, their device."""
         points, weights, drawn = check_keypoints(keypoints, visible)
         mu = points / table(scale_factor, (self.input_size, self.heatmap_size, True), points)
-        if self.combined: return disc_and_offsets(mu, drawn, self.heatmap_size), weights
+        if self.combined:
+            return disc_and_offsets(mu, drawn, self.heatmap_size), weights
         n = torch.trunc(mu + 0.5)
-        (across, left_out), (down, top_out) = (gaussian_window(n[..., i], self.heatmap_size[i], self.sigma, (mu - n)[..., i])
-                                               for i in (0, 1))
+        (across, left_out), (down, top_out) = (
+            gaussian_window(n[..., i], self.heatmap_size[i], self.sigma, (mu - n)[..., i])
+            for i in (0, 1)
+        )
         return paint(across, down, weights, drawn, left_out | top_out)
 
     def decode(self, heatmaps):
-        """Heatmaps (B, K or 3K, h, w) -> keypoints (B, K, 2) in true input px and scores (B, K); same device, float32 (float64 stays).
+        """Heatmaps (B, K or 3K, h, w) -> keypoints (B, K, 2) in true input px and scores (B, K);
+        same device, float32 (float64 stays).
 
-        No value above 0: (-1, -1) heatmap px, without a step. NaN in a (label) map: the same, with score NaN.
+        No value above 0: (-1, -1) heatmap px, without a step. NaN in a (label) map: the same, with
+        score NaN.
         Differentiable, apart from the choice of the peak.
         """
         maps = check_heatmaps(heatmaps, self.heatmap_size, self.channels_per_keypoint)
         if self.combined:
             labels, *offsets = maps.unflatten(1, (-1, 3)).unbind(2)
             points, values = find_peaks(blur(labels, 23, "reflect"))
-            step = torch.stack([around(m, points, 0)[..., 0, 0] for m in offsets], -1) * disc_radius(self.heatmap_size)
+            step = torch.stack(
+                [around(m, points, 0)[..., 0, 0] for m in offsets], -1
+            ) * disc_radius(self.heatmap_size)
         else:
             points, values = find_peaks(maps)
             step = udp_step(maps, points)
-        return place(points, step, values, table(scale_factor, (self.input_size, self.heatmap_size, True), maps)), values
+        return place(
+            points,
+            step,
+            values,
+            table(scale_factor, (self.input_size, self.heatmap_size, True), maps),
+        ), values
 
-
+# %% ../../nbs/parts/140_codecs.udp.ipynb #6ec0672c
 def disc_radius(heatmap_size):
     """Radius of the combined form's disc in heatmap px, and the unit of its offsets."""
     return 0.0546875 * max(heatmap_size)
 
 
 def disc_and_offsets(mu, drawn, heatmap_size):
-    """Maps (B, 3K, h, w) for keypoints mu (B, K, 2) in heatmap px: label, x offset, y offset of each; empty unless drawn (B, K)."""
+    """Maps (B, 3K, h, w) for keypoints mu (B, K, 2) in heatmap px: label, x offset, y offset of
+    each; empty unless drawn (B, K)."""
     W, H = heatmap_size
     radius = disc_radius(heatmap_size)
-    dx = (mu[..., 0, None] - torch.arange(W, device=mu.device, dtype=mu.dtype))[..., None, :] / radius
-    dy = (mu[..., 1, None] - torch.arange(H, device=mu.device, dtype=mu.dtype))[..., :, None] / radius
+    dx = (mu[..., 0, None] - torch.arange(W, device=mu.device, dtype=mu.dtype))[
+        ..., None, :
+    ] / radius
+    dy = (mu[..., 1, None] - torch.arange(H, device=mu.device, dtype=mu.dtype))[
+        ..., :, None
+    ] / radius
     drawn = drawn[..., None, None]
     maps = mu.new_empty(*mu.shape[:2], 3, H, W)
-    maps[:, :, 0] = dx ** 2 + torch.where(drawn, dy ** 2, 2) <= 1            # not drawn: further away than the radius
+    maps[:, :, 0] = (
+        dx**2 + torch.where(drawn, dy**2, 2) <= 1
+    )  # not drawn: further away than the radius
     maps[:, :, 1], maps[:, :, 2] = dx * drawn, dy * drawn
     return maps.flatten(1, 2)

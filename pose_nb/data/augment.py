@@ -31,22 +31,29 @@ def mirror_image(image):
 
 # %% ../../nbs/parts/240_data.augment.ipynb #d6dcdced
 def half_body(keypoints, visible, upper_ids, lower_ids, prefer_upper, least=9):
-    """Centre (2,) and size (2,) around the upper or lower body, float32, or None where too few keypoints are labelled.
+    """Centre (2,) and size (2,) around the upper or lower body, float32, or None where too few
+    keypoints are labelled.
 
     keypoints (K, 2), visible (K,); prefer_upper: which part to take if both will do.
     """
-    if visible.sum() < least: return None
+    if visible.sum() < least:
+        return None
     upper, lower = ([i for i in ids if visible[i] > 0] for ids in (upper_ids, lower_ids))
-    if len(upper) < 2 and len(lower) < 3: return None
-    chosen = upper if len(lower) < 3 else lower if len(upper) < 2 else upper if prefer_upper else lower
+    if len(upper) < 2 and len(lower) < 3:
+        return None
+    chosen = (
+        upper if len(lower) < 3 else lower if len(upper) < 2 else upper if prefer_upper else lower
+    )
     points = np.asarray(keypoints, np.float32)[chosen]
     extent = points.max(0) - points.min(0)
-    if not extent.any(): return None                     # all in one place: no box
+    if not extent.any():
+        return None  # all in one place: no box
     return points.mean(0), extent * np.float32(1.5)
 
 # %% ../../nbs/parts/240_data.augment.ipynb #04153a23
 def truncated_normal(rng, shape):
-    """Numbers of a standard normal distribution restricted to [-1, 1], float64, by inverting its distribution function.
+    """Numbers of a standard normal distribution restricted to [-1, 1], float64, by inverting its
+    distribution function.
 
     rng: a numpy Generator.
     """
@@ -56,18 +63,25 @@ def truncated_normal(rng, shape):
 
 # %% ../../nbs/parts/240_data.augment.ipynb #21304b29
 def move_box(center, scale, normals, shift=0.0, factors=(1.0, 1.0), rotate=0.0):
-    """Shift, scale and turn a box: centre (2,), size (2,) -> centre, size (float32) and rotation in degrees.
+    """Shift, scale and turn a box: centre (2,), size (2,) -> centre, size (float32) and rotation in
+    degrees.
 
-    normals: four draws of `truncated_normal`, for x, y, size, angle. shift: in box sizes; factors: the range (lo, hi) of the size's factor;
+    normals: four draws of `truncated_normal`, for x, y, size, angle. shift: in box sizes; factors:
+    the range (lo, hi) of the size's factor;
     rotate: largest angle. Zero, (1, 1) and zero leave everything as it is.
     """
     lo, hi = factors
     center = np.float32(center + np.asarray(normals[:2]) * shift * scale)
-    return center, np.float32(scale * (normals[2] * (hi - lo) / 2 + (hi + lo) / 2)), float(normals[3] * rotate)
+    return (
+        center,
+        np.float32(scale * (normals[2] * (hi - lo) / 2 + (hi + lo) / 2)),
+        float(normals[3] * rotate),
+    )
 
 # %% ../../nbs/parts/240_data.augment.ipynb #e04496d8
 class Draws(NamedTuple):
     """The random numbers of one sample: six uniform in [0, 1) and four of `truncated_normal`."""
+
     flip: float
     half: float
     upper: float
@@ -76,17 +90,19 @@ class Draws(NamedTuple):
     rotate: float
     normals: tuple
 
-
+# %% ../../nbs/parts/240_data.augment.ipynb #4d957c00
 @dataclass(frozen=True)
 class Augment:
-    """The random geometry of a training sample, and functions (crop (h, w, 3) uint8 RGB, rng) -> crop that follow the warp."""
-    flip: float = 0.5                                    # probability
-    half_body: float = 0.3                               # probability; the upper half is preferred with `upper`
+    """The random geometry of a training sample, and functions (crop (h, w, 3) uint8 RGB, rng) ->
+    crop that follow the warp."""
+
+    flip: float = 0.5  # probability
+    half_body: float = 0.3  # probability; the upper half is preferred with `upper`
     upper: float = 0.7
-    shift: float = 0.16                                  # largest shift in box sizes, with probability `shift_prob`
+    shift: float = 0.16  # largest shift in box sizes, with probability `shift_prob`
     shift_prob: float = 0.3
-    scale: tuple = (0.5, 1.5)                            # range of the size's factor, always
-    rotate: float = 80.0                                 # largest angle in degrees, with probability `rotate_prob`
+    scale: tuple = (0.5, 1.5)  # range of the size's factor, always
+    rotate: float = 80.0  # largest angle in degrees, with probability `rotate_prob`
     rotate_prob: float = 0.6
     pixels: tuple = ()
 
@@ -95,25 +111,41 @@ class Augment:
         return Draws(*rng.random(6).tolist(), tuple(truncated_normal(rng, 4)))
 
     def apply(self, draws, skeleton, width, center, scale, keypoints, visible):
-        """(flipped, center, scale, rotation, keypoints, visible) after flip, half body and box transform.
+        """(flipped, center, scale, rotation, keypoints, visible) after flip, half body and box
+        transform.
 
-        All in pixels of the image, which is to be mirrored if `flipped`. width: of the image; center (2,); scale (2,), padded, not
+        All in pixels of the image, which is to be mirrored if `flipped`. width: of the image;
+        center (2,); scale (2,), padded, not
         aspect-fixed; keypoints (K, 2); visible (K,).
         """
         flipped, rotation = draws.flip < self.flip, 0.0
         if flipped:
-            center, keypoints = mirror_points(center, width), mirror_points(keypoints, width, skeleton.flip_indices)
+            center, keypoints = (
+                mirror_points(center, width),
+                mirror_points(keypoints, width, skeleton.flip_indices),
+            )
             visible = visible[list(skeleton.flip_indices)]
         if draws.half <= self.half_body and self.half_body:
-            part = half_body(keypoints, visible, skeleton.upper_ids, skeleton.lower_ids, draws.upper < self.upper)
-            if part is not None: center, scale = part
-        center, scale, rotation = move_box(center, scale, draws.normals, self.shift if draws.shift < self.shift_prob else 0.0, self.scale,
-                                           self.rotate if draws.rotate < self.rotate_prob else 0.0)
+            part = half_body(
+                keypoints, visible, skeleton.upper_ids, skeleton.lower_ids, draws.upper < self.upper
+            )
+            if part is not None:
+                center, scale = part
+        center, scale, rotation = move_box(
+            center,
+            scale,
+            draws.normals,
+            self.shift if draws.shift < self.shift_prob else 0.0,
+            self.scale,
+            self.rotate if draws.rotate < self.rotate_prob else 0.0,
+        )
         return flipped, center, scale, rotation, keypoints, visible
 
 # %% ../../nbs/parts/240_data.augment.ipynb #5492d94e
-BODY = Augment()                                                               # COCO, CrowdPose, AIC, PoseTrack18, Human-Art
-BODY_MILD = Augment(scale=(0.75, 1.25), rotate=60.0)                           # COCO Lite-HRNet
-WHOLE = Augment(half_body=0.0, shift_prob=0.0)                                 # MPII
-WHOLE_MILD = Augment(half_body=0.0, shift_prob=0.0, scale=(0.75, 1.25), rotate=60.0)   # MPII CPM and Lite-HRNet; 300W, AFLW, COFW, WFLW
-SHIFT_MILD = Augment(half_body=0.0, scale=(0.75, 1.25), rotate=60.0)           # JHMDB, COCO-WholeBody-Face
+BODY = Augment()  # COCO, CrowdPose, AIC, PoseTrack18, Human-Art
+BODY_MILD = Augment(scale=(0.75, 1.25), rotate=60.0)  # COCO Lite-HRNet
+WHOLE = Augment(half_body=0.0, shift_prob=0.0)  # MPII
+WHOLE_MILD = Augment(
+    half_body=0.0, shift_prob=0.0, scale=(0.75, 1.25), rotate=60.0
+)  # MPII CPM and Lite-HRNet; 300W, AFLW, COFW, WFLW
+SHIFT_MILD = Augment(half_body=0.0, scale=(0.75, 1.25), rotate=60.0)  # JHMDB, COCO-WholeBody-Face

@@ -20,12 +20,13 @@ from ..files import InputError
 from ..geometry import crop_matrix
 
 # %% ../../nbs/parts/230_data.crop.ipynb #e1514af8
-LARGEST_IMAGE = 100_000_000                              # pixels; a larger one is refused before it is unpacked
-LONGEST_SIDE = 32_000                                    # OpenCV's warp works with 16-bit coordinates
+LARGEST_IMAGE = 100_000_000  # pixels; a larger one is refused before it is unpacked
+LONGEST_SIDE = 32_000  # OpenCV's warp works with 16-bit coordinates
 
 
 class ImageError(InputError):
-    """An image file that cannot be used. Keeps its one-line message when a worker process of a loader passes it on."""
+    """An image file that cannot be used. Keeps its one-line message when a worker process of a
+    loader passes it on."""
 
     def __init__(self, message):
         super().__init__(str(message).rsplit("ImageError: ", 1)[-1].strip())
@@ -33,41 +34,61 @@ class ImageError(InputError):
 
 def _complete(data):
     """Whether the bytes end as a complete JPEG or PNG does; False also for other formats."""
-    if data[:2] == b"\xff\xd8": return data[-64:].rstrip(b"\0\r\n ").endswith(b"\xff\xd9")
+    if data[:2] == b"\xff\xd8":
+        return data[-64:].rstrip(b"\0\r\n ").endswith(b"\xff\xd9")
     return data[:4] == b"\x89PNG" and b"IEND" in data[-64:]
 
-
+# %% ../../nbs/parts/230_data.crop.ipynb #eeea40aa
 def read_image(path):
     """An image file as (h, w, 3) uint8 RGB, with the EXIF orientation applied.
 
-    Raises ImageError, which names the file, if it is missing, empty, a folder, no image, cut short, or too large (over 100 megapixels).
+    Raises ImageError, which names the file, if it is missing, empty, a folder, no image, cut short,
+    or too large (over 100 megapixels).
     """
-    try: data = Path(path).read_bytes()
-    except FileNotFoundError: raise ImageError(f"{path}: this image file does not exist") from None
-    except IsADirectoryError: raise ImageError(f"{path} is a folder; an image file is needed") from None
-    except (OSError, ValueError) as error: raise ImageError(f"{path}: cannot be read ({error})") from None
-    if not data: raise ImageError(f"{path}: this image file is empty (0 bytes)")
     try:
-        header = Image.open(io.BytesIO(data))            # reads the header only
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise ImageError(f"{path}: this image file does not exist") from None
+    except IsADirectoryError:
+        raise ImageError(f"{path} is a folder; an image file is needed") from None
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{path}: cannot be read ({error})") from None
+    if not data:
+        raise ImageError(f"{path}: this image file is empty (0 bytes)")
+    try:
+        header = Image.open(io.BytesIO(data))  # reads the header only
         w, h = header.size
         if w * h > LARGEST_IMAGE or max(w, h) > LONGEST_SIDE:
-            raise ImageError(f"{path}: {w} x {h} pixels; at most {LARGEST_IMAGE // 10**6} megapixels "
-                             f"and {LONGEST_SIDE} a side are read, make it smaller")
-        if not _complete(data): header.load()
-    except ImageError: raise
+            raise ImageError(
+                f"{path}: {w} x {h} pixels; at most {LARGEST_IMAGE // 10**6} megapixels "
+                f"and {LONGEST_SIDE} a side are read, make it smaller"
+            )
+        if not _complete(data):
+            header.load()
+    except ImageError:
+        raise
     except Image.DecompressionBombError:
-        raise ImageError(f"{path}: far over {LARGEST_IMAGE // 10**6} megapixels; make it smaller") from None
-    except Image.UnidentifiedImageError: pass            # a format that OpenCV may know
-    except Exception as error:                           # Pillow raises many kinds for broken files
-        raise ImageError(f"{path}: this image file is cut short or broken ({error}); fetch it again") from None
-    try: image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error: image = None
-    if image is None: raise ImageError(f"{path}: not an image that can be decoded; JPEG and PNG files are fine")
+        raise ImageError(
+            f"{path}: far over {LARGEST_IMAGE // 10**6} megapixels; make it smaller"
+        ) from None
+    except Image.UnidentifiedImageError:
+        pass  # a format that OpenCV may know
+    except Exception as error:  # Pillow raises many kinds for broken files
+        raise ImageError(
+            f"{path}: this image file is cut short or broken ({error}); fetch it again"
+        ) from None
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:
+        image = None
+    if image is None:
+        raise ImageError(f"{path}: not an image that can be decoded; JPEG and PNG files are fine")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
 
 # %% ../../nbs/parts/230_data.crop.ipynb #5e3e4c4b
 def check_images(records, decode=False, show=3):
-    """Make sure that all image files of the records exist, or with `decode` that they can be read. Returns the number of different files.
+    """Make sure that all image files of the records exist, or with `decode` that they can be read.
+    Returns the number of different files.
 
     Raises InputError that says how many are bad and names the first `show` of them.
     """
@@ -75,36 +96,51 @@ def check_images(records, decode=False, show=3):
     problems = []
     for file in files:
         if not decode:
-            if not os.path.isfile(file): problems.append(f"{file}: this image file does not exist")
+            if not os.path.isfile(file):
+                problems.append(f"{file}: this image file does not exist")
             continue
-        try: read_image(file)
-        except InputError as error: problems.append(str(error))
+        try:
+            read_image(file)
+        except InputError as error:
+            problems.append(str(error))
     if problems:
         more = [f"… and {len(problems) - show} more"] if len(problems) > show else []
-        raise InputError("\n  ".join([f"{len(problems)} of {len(files)} image files cannot be used; is the image folder right?"]
-                                     + problems[:show] + more))
+        raise InputError(
+            "\n  ".join(
+                [
+                    f"{len(problems)} of {len(files)} image files cannot be used; is the image folder right?"
+                ]
+                + problems[:show]
+                + more
+            )
+        )
     return len(files)
 
 # %% ../../nbs/parts/230_data.crop.ipynb #563c173e
 def warp(image, matrix, size):
-    """Warp an image (H, W, C) uint8 by a 2 x 3 matrix (image -> crop pixels) to `size` = (w, h); bilinear, black outside."""
-    return cv2.warpAffine(image, np.asarray(matrix, np.float64), (int(size[0]), int(size[1])), flags=cv2.INTER_LINEAR)
+    """Warp an image (H, W, C) uint8 by a 2 x 3 matrix (image -> crop pixels) to `size` = (w, h);
+    bilinear, black outside."""
+    return cv2.warpAffine(
+        image, np.asarray(matrix, np.float64), (int(size[0]), int(size[1])), flags=cv2.INTER_LINEAR
+    )
 
 
 def crop_image(image, center, scale, rotation, size, udp=False):
     """Cut out a box: image (H, W, 3) uint8 -> (h, w, 3) uint8, same channel order.
 
-    center, scale (2,) in image pixels, scale padded and of the crop's aspect (`geometry.box_to_center_scale`);
+    center, scale (2,) in image pixels, scale padded and of the crop's aspect
+    (`geometry.box_to_center_scale`);
     rotation in degrees; size = (w, h) of the crop.
     """
     return warp(image, crop_matrix(center, scale, rotation, size, udp), size)
 
 # %% ../../nbs/parts/230_data.crop.ipynb #a7c5968d
-MEAN = (123.675, 116.28, 103.53)                         # of ImageNet, RGB, 0..255
+MEAN = (123.675, 116.28, 103.53)  # of ImageNet, RGB, 0..255
 STD = (58.395, 57.12, 57.375)
 
 
 def normalise(images):
-    """(B, 3, h, w) uint8 RGB -> float32 on the same device: (x - mean) / std per channel. Also takes one image (3, h, w)."""
+    """(B, 3, h, w) uint8 RGB -> float32 on the same device: (x - mean) / std per channel. Also
+    takes one image (3, h, w)."""
     mean, std = (torch.tensor(v, device=images.device).view(3, 1, 1) for v in (MEAN, STD))
     return (images.float() - mean) / std

@@ -21,51 +21,86 @@ from ..skeletons import Skeleton
 # %% ../../nbs/parts/270_data.custom.ipynb #a4967aa9
 def _number(text, where):
     """A finite number, or None for an empty cell; anything else is an InputError."""
-    if text is None or (isinstance(text, str) and not text.strip()): return None
-    try: value = float("x" if isinstance(text, bool) else text)
-    except (ValueError, TypeError, OverflowError): value = math.nan
-    if not abs(value) < LARGEST: raise InputError(f"{where} is {str(text)[:40]!r}; expected a finite number of pixels, or nothing if it is not labelled")
+    if text is None or (isinstance(text, str) and not text.strip()):
+        return None
+    try:
+        value = float("x" if isinstance(text, bool) else text)
+    except (ValueError, TypeError, OverflowError):
+        value = math.nan
+    if not abs(value) < LARGEST:
+        raise InputError(
+            f"{where} is {str(text)[:40]!r}; expected a finite number of pixels, or nothing if it is not labelled"
+        )
     return value
 
-
+# %% ../../nbs/parts/270_data.custom.ipynb #163136f2
 def image_size(path):
-    """(w, h) of an image file after its EXIF orientation, from the header alone. Raises ImageError."""
+    """(w, h) of an image file after its EXIF orientation, from the header alone. Raises
+    ImageError."""
     try:
         with Image.open(path) as image:
             w, h = image.size
             turned = image.getexif().get(0x0112, 1) >= 5
-    except FileNotFoundError: raise ImageError(f"{path}: this image file does not exist") from None
-    except Exception: raise ImageError(f"{path}: not an image that can be read; JPEG and PNG files are fine") from None
-    if w * h > LARGEST_IMAGE: raise ImageError(f"{path}: {w} x {h} pixels, over {LARGEST_IMAGE // 10**6} megapixels; make it smaller")
+    except FileNotFoundError:
+        raise ImageError(f"{path}: this image file does not exist") from None
+    except Exception:
+        raise ImageError(
+            f"{path}: not an image that can be read; JPEG and PNG files are fine"
+        ) from None
+    if w * h > LARGEST_IMAGE:
+        raise ImageError(
+            f"{path}: {w} x {h} pixels, over {LARGEST_IMAGE // 10**6} megapixels; make it smaller"
+        )
     return (h, w) if turned else (w, h)
 
 # %% ../../nbs/parts/270_data.custom.ipynb #111fab8f
 def _read_csv(path):
-    """Rows (where, image, box or None, {name: (x, y, v) or None}) and keypoint names of a CSV file."""
-    try: text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error: raise InputError(f"{path}: cannot be read as text ({error})") from None
-    try: lines = list(csv.reader(text.splitlines()))
-    except csv.Error as error: raise InputError(f"{path}: not a CSV file ({error})") from None
-    if not lines: raise InputError(f"{path}: is empty; expected a header such as image,nose_x,nose_y")
+    """Rows (where, image, box or None, {name: (x, y, v) or None}) and keypoint names of a CSV
+    file."""
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as text ({error})") from None
+    try:
+        lines = list(csv.reader(text.splitlines()))
+    except csv.Error as error:
+        raise InputError(f"{path}: not a CSV file ({error})") from None
+    if not lines:
+        raise InputError(f"{path}: is empty; expected a header such as image,nose_x,nose_y")
     header = [name.strip() for name in lines[0]]
     twice = sorted({name for name in header if header.count(name) > 1})
-    if twice: raise InputError(f"{path}, line 1: column {twice[0]!r} is there twice")
+    if twice:
+        raise InputError(f"{path}, line 1: column {twice[0]!r} is there twice")
     names = [h[:-2] for h in header if h.endswith("_x") and h[:-2] + "_y" in header]
-    known = {"image", "x1", "y1", "x2", "y2"} | {n + end for n in names for end in ("_x", "_y", "_v")}
+    known = {"image", "x1", "y1", "x2", "y2"} | {
+        n + end for n in names for end in ("_x", "_y", "_v")
+    }
     if "image" not in header or not names or set(header) - known:
         odd = sorted(set(header) - known)
-        raise InputError(f"{path}, line 1: expected the columns image, perhaps x1,y1,x2,y2, and <name>_x,<name>_y per keypoint; "
-                         + (f"column {odd[0]!r} is none of them" if odd else f"found {', '.join(header[:6])}"))
+        raise InputError(
+            f"{path}, line 1: expected the columns image, perhaps x1,y1,x2,y2, and <name>_x,<name>_y per keypoint; "
+            + (f"column {odd[0]!r} is none of them" if odd else f"found {', '.join(header[:6])}")
+        )
     rows = []
     for number, line in enumerate(lines[1:], 2):
         where = f"{path}, line {number}"
-        if not any(cell.strip() for cell in line): continue
-        if len(line) != len(header): raise InputError(f"{where}: has {len(line)} columns; the header has {len(header)}")
+        if not any(cell.strip() for cell in line):
+            continue
+        if len(line) != len(header):
+            raise InputError(f"{where}: has {len(line)} columns; the header has {len(header)}")
         cell = dict(zip(header, line))
         get = lambda key, cell=cell, where=where: _number(cell.get(key), f"{where}: {key}")
         box = [get(key) for key in ("x1", "y1", "x2", "y2")]
-        if any(x is None for x in box) and not all(x is None for x in box): raise InputError(f"{where}: the box has an empty corner; give all four or none")
-        rows.append((where, cell["image"].strip(), None if box[0] is None else box, {n: (get(n + "_x"), get(n + "_y"), get(n + "_v")) for n in names}))
+        if any(x is None for x in box) and not all(x is None for x in box):
+            raise InputError(f"{where}: the box has an empty corner; give all four or none")
+        rows.append(
+            (
+                where,
+                cell["image"].strip(),
+                None if box[0] is None else box,
+                {n: (get(n + "_x"), get(n + "_y"), get(n + "_v")) for n in names},
+            )
+        )
     return rows, names, None
 
 # %% ../../nbs/parts/270_data.custom.ipynb #50b7f99c
@@ -74,113 +109,219 @@ def _read_simple(path, content):
     given = None
     if isinstance(content, dict):
         given, content = content.get("skeleton"), content.get("instances")
-        if given is not None and not isinstance(given, dict): raise InputError(f"{path}: skeleton is {str(given)[:40]}; expected an object")
-        if not isinstance(content, list): raise InputError(f"{path}: expected 'instances', a list; or 'images' and 'annotations' as COCO has them")
+        if given is not None and not isinstance(given, dict):
+            raise InputError(f"{path}: skeleton is {str(given)[:40]}; expected an object")
+        if not isinstance(content, list):
+            raise InputError(
+                f"{path}: expected 'instances', a list; or 'images' and 'annotations' as COCO has them"
+            )
     rows, names = [], []
     for number, item in enumerate(content):
         where = f"{path}, instance {number}"
         points = item.get("keypoints") if isinstance(item, dict) else None
         if not isinstance(points, dict) or not isinstance(item.get("image"), str):
-            raise InputError(f"{where}: expected {{'image': 'a.jpg', 'keypoints': {{'nose': [x, y], …}}}}, perhaps with 'box': [x1, y1, x2, y2]")
+            raise InputError(
+                f"{where}: expected {{'image': 'a.jpg', 'keypoints': {{'nose': [x, y], …}}}}, perhaps with 'box': [x1, y1, x2, y2]"
+            )
         box = item.get("box")
-        if box is not None and (not isinstance(box, list) or len(box) != 4): raise InputError(f"{where}: box is {box!r}; expected [x1, y1, x2, y2]")
+        if box is not None and (not isinstance(box, list) or len(box) != 4):
+            raise InputError(f"{where}: box is {box!r}; expected [x1, y1, x2, y2]")
         found = {}
         for name, value in points.items():
             if value is not None and (not isinstance(value, list) or len(value) not in (2, 3)):
-                raise InputError(f"{where}: keypoint {name!r} is {value!r}; expected [x, y], [x, y, v] or null")
-            found[name] = tuple(_number(x, f"{where}: {name}") for x in value) + ((None,) if len(value) == 2 else ()) if value else (None,) * 3
+                raise InputError(
+                    f"{where}: keypoint {name!r} is {value!r}; expected [x, y], [x, y, v] or null"
+                )
+            found[name] = (
+                tuple(_number(x, f"{where}: {name}") for x in value)
+                + ((None,) if len(value) == 2 else ())
+                if value
+                else (None,) * 3
+            )
         names += [name for name in points if name not in names]
-        if box is not None: box = [_number(x, f"{where}: box") for x in box]
-        if box is not None and None in box: raise InputError(f"{where}: the box has an empty corner; give all four or none")
+        if box is not None:
+            box = [_number(x, f"{where}: box") for x in box]
+        if box is not None and None in box:
+            raise InputError(f"{where}: the box has an empty corner; give all four or none")
         rows.append((where, item["image"], box, found))
     return rows, names, given
 
 # %% ../../nbs/parts/270_data.custom.ipynb #1d6f429a
 def load_custom(path, image_dir, skeleton=None, category=None, margin=0.1):
-    """Records of your own annotations: a CSV, a simple JSON, or a COCO file (formats in the notebook); images below `image_dir`.
+    """Records of your own annotations: a CSV, a simple JSON, or a COCO file (formats in the
+    notebook); images below `image_dir`.
 
-    skeleton: a Skeleton whose names must match the file's; None takes it from the file. category: name of the COCO category, if there are several.
-    margin: spare room of boxes made from keypoints, in extents. Raises InputError for wrong files, ImageError for missing images.
+    skeleton: a Skeleton whose names must match the file's; None takes it from the file. category:
+    name of the COCO category, if there are several.
+    margin: spare room of boxes made from keypoints, in extents. Raises InputError for wrong files,
+    ImageError for missing images.
     """
     path = Path(path)
-    if path.suffix.lower() == ".csv": rows, names, given = _read_csv(path)
+    if path.suffix.lower() == ".csv":
+        rows, names, given = _read_csv(path)
     else:
         content = read_json(path, (dict, list))
-        if isinstance(content, dict) and "annotations" in content: return _load_coco_category(path, content, image_dir, skeleton, category)
+        if isinstance(content, dict) and "annotations" in content:
+            return _load_coco_category(path, content, image_dir, skeleton, category)
         rows, names, given = _read_simple(path, content)
-    if skeleton is None: skeleton = Skeleton.from_dict({"name": path.stem} | (given or {"keypoints": names}), str(path))
+    if skeleton is None:
+        skeleton = Skeleton.from_dict(
+            {"name": path.stem} | (given or {"keypoints": names}), str(path)
+        )
     unknown = sorted(set(names) - set(skeleton.keypoints))
-    if unknown: raise InputError(f"{path}: keypoint {unknown[0]!r} is not one of skeleton {skeleton.name!r}: {', '.join(skeleton.keypoints)}")
+    if unknown:
+        raise InputError(
+            f"{path}: keypoint {unknown[0]!r} is not one of skeleton {skeleton.name!r}: {', '.join(skeleton.keypoints)}"
+        )
     sizes, keep, skipped = {}, [], {}
     for row, (where, name, box, found) in enumerate(rows, 1):
         file = Path(image_dir) / name
-        if not name: raise InputError(f"{where}: the image's name is empty")
+        if not name:
+            raise InputError(f"{where}: the image's name is empty")
         if name not in sizes:
-            try: sizes[name] = (*image_size(file), len(sizes) + 1)
-            except ImageError as error: raise ImageError(f"{where}: {error}") from None
-        points = np.array([_labelled(found.get(k, (None,) * 3), f"{where}: {k}") for k in skeleton.keypoints], np.float32)
+            try:
+                sizes[name] = (*image_size(file), len(sizes) + 1)
+            except ImageError as error:
+                raise ImageError(f"{where}: {error}") from None
+        points = np.array(
+            [_labelled(found.get(k, (None,) * 3), f"{where}: {k}") for k in skeleton.keypoints],
+            np.float32,
+        )
         labelled = points[points[:, 2] > 0, :2]
         if not len(labelled):
-            skipped.setdefault("without a labelled keypoint", []).append(row); continue
+            skipped.setdefault("without a labelled keypoint", []).append(row)
+            continue
         if box is None:
             low, high = labelled.min(0), labelled.max(0)
             box = np.concatenate([low - margin * (high - low), high + margin * (high - low)])
         w, h, image_id = sizes[name]
         box = np.clip(np.float32(box), 0, np.float32([w - 1, h - 1, w - 1, h - 1]))
         if (box[2:] <= box[:2]).any():
-            skipped.setdefault("with a box of no area inside the image", []).append(row); continue
+            skipped.setdefault("with a box of no area inside the image", []).append(row)
+            continue
         keep.append((str(file), image_id, row, box, points, (w, h)))
     files, image_ids, ids, boxes, points, wh = zip(*keep) if keep else ([],) * 6
-    points, boxes = np.array(points, np.float32).reshape(-1, len(skeleton), 3), np.array(boxes, np.float32).reshape(-1, 4)
+    points, boxes = (
+        np.array(points, np.float32).reshape(-1, len(skeleton), 3),
+        np.array(boxes, np.float32).reshape(-1, 4),
+    )
     areas = 0.53 * (boxes[:, 2:] - boxes[:, :2]).prod(1)
-    extra = {"num_keypoints": (points[..., 2] > 0).sum(1), "image_sizes": np.array(wh, np.int64).reshape(-1, 2)}
-    return not_empty(from_boxes(skeleton, files, image_ids, ids, boxes, points[..., :2], np.minimum(points[..., 2], 1), areas,
-                                extra=extra, skipped=skipped, source=str(path)))
+    extra = {
+        "num_keypoints": (points[..., 2] > 0).sum(1),
+        "image_sizes": np.array(wh, np.int64).reshape(-1, 2),
+    }
+    return not_empty(
+        from_boxes(
+            skeleton,
+            files,
+            image_ids,
+            ids,
+            boxes,
+            points[..., :2],
+            np.minimum(points[..., 2], 1),
+            areas,
+            extra=extra,
+            skipped=skipped,
+            source=str(path),
+        )
+    )
 
-
+# %% ../../nbs/parts/270_data.custom.ipynb #177aa0c4
 def _labelled(point, where):
     """(x, y, v) with v = 2 where it is not given, and zeros for a keypoint that is not labelled."""
     x, y, v = point
-    if (x is None) != (y is None): raise InputError(f"{where}: has only one of x and y; give both or none")
-    if v not in (None, 0, 1, 2): raise InputError(f"{where}: visibility {v:g}; expected 0 (not labelled), 1 (hidden) or 2 (visible)")
+    if (x is None) != (y is None):
+        raise InputError(f"{where}: has only one of x and y; give both or none")
+    if v not in (None, 0, 1, 2):
+        raise InputError(
+            f"{where}: visibility {v:g}; expected 0 (not labelled), 1 (hidden) or 2 (visible)"
+        )
     return (0, 0, 0) if x is None or v == 0 else (x, y, 2 if v is None else v)
 
-
+# %% ../../nbs/parts/270_data.custom.ipynb #33340b0c
 def _load_coco_category(path, content, image_dir, skeleton, category):
     categories = content.get("categories")
-    found = [c for c in categories if isinstance(c, dict) and c.get("keypoints")] if isinstance(categories, list) else []
+    found = (
+        [c for c in categories if isinstance(c, dict) and c.get("keypoints")]
+        if isinstance(categories, list)
+        else []
+    )
     for c in found:
         if not isinstance(c["keypoints"], list) or not isinstance(c.get("skeleton") or [], list):
-            raise InputError(f"{path}, category {c.get('name')!r}: 'keypoints' must be a list of names and 'skeleton' one of pairs")
-    if category is not None: found = [c for c in found if c.get("name") == category]
+            raise InputError(
+                f"{path}, category {c.get('name')!r}: 'keypoints' must be a list of names and 'skeleton' one of pairs"
+            )
+    if category is not None:
+        found = [c for c in found if c.get("name") == category]
     names = ", ".join(repr(c.get("name")) for c in found)
-    if len(found) > 1: raise InputError(f"{path}: several categories have keypoints ({names}); name one")
-    if not found and skeleton is None: raise InputError(f"{path}: no category {category or ''} lists 'keypoints'; add them, or give a skeleton")
-    if skeleton is None: skeleton = Skeleton.from_coco_category(found[0], source=str(path))
-    return load_coco(path, image_dir, skeleton, category_id=found[0].get("id") if found and len(categories) > 1 else None)
+    if len(found) > 1:
+        raise InputError(f"{path}: several categories have keypoints ({names}); name one")
+    if not found and skeleton is None:
+        raise InputError(
+            f"{path}: no category {category or ''} lists 'keypoints'; add them, or give a skeleton"
+        )
+    if skeleton is None:
+        skeleton = Skeleton.from_coco_category(found[0], source=str(path))
+    return load_coco(
+        path,
+        image_dir,
+        skeleton,
+        category_id=found[0].get("id") if found and len(categories) > 1 else None,
+    )
 
 # %% ../../nbs/parts/270_data.custom.ipynb #ba5d78a6
 def split(records, share=0.2, seed=0):
-    """Two Records, train and val, without a common image; about `share` of the images (at least one) go to val. The same for the same seed."""
+    """Two Records, train and val, without a common image; about `share` of the images (at least
+    one) go to val. The same for the same seed."""
     ids = np.unique(records.image_ids)
-    if not 0 < share < 1 or len(ids) < 2: raise InputError(f"share={share} of {len(ids)} images: needs a share between 0 and 1, and two images or more")
+    if not 0 < share < 1 or len(ids) < 2:
+        raise InputError(
+            f"share={share} of {len(ids)} images: needs a share between 0 and 1, and two images or more"
+        )
     count = min(max(1, round(share * len(ids))), len(ids) - 1)
     chosen = np.isin(records.image_ids, np.random.default_rng(seed).permutation(ids)[:count])
     return records.subset(~chosen), records.subset(chosen)
 
-
+# %% ../../nbs/parts/270_data.custom.ipynb #5ba1af97
 def to_coco(records, image_dir):
-    """The records as a COCO-style dictionary (write it with `files.write_json`); file names relative to `image_dir`, v = 2 for all labelled keypoints."""
+    """The records as a COCO-style dictionary (write it with `files.write_json`); file names
+    relative to `image_dir`, v = 2 for all labelled keypoints."""
     s, files, sizes = records.skeleton, {}, {}
-    for i, number in enumerate(records.image_ids.tolist()): files[number], sizes[number] = records.image_files[i], records.extra["image_sizes"][i]
-    images = [dict(id=number, file_name=str(Path(file).relative_to(image_dir)), width=int(sizes[number][0]), height=int(sizes[number][1]))
-              for number, file in files.items()]
+    for i, number in enumerate(records.image_ids.tolist()):
+        files[number], sizes[number] = records.image_files[i], records.extra["image_sizes"][i]
+    images = [
+        dict(
+            id=number,
+            file_name=str(Path(file).relative_to(image_dir)),
+            width=int(sizes[number][0]),
+            height=int(sizes[number][1]),
+        )
+        for number, file in files.items()
+    ]
     annotations = []
-    for i, (box, points) in enumerate(zip(records.boxes.astype(float), records.keypoints.astype(float))):
+    for i, (box, points) in enumerate(
+        zip(records.boxes.astype(float), records.keypoints.astype(float))
+    ):
         labelled = records.visible[i] > 0
         flat = np.concatenate([points * labelled[:, None], 2.0 * labelled[:, None]], 1).ravel()
-        annotations.append(dict(id=int(records.ids[i]), image_id=int(records.image_ids[i]), category_id=1, iscrowd=0, bbox=[*box[:2], *(box[2:] - box[:2])],
-                                area=float(records.areas[i]), num_keypoints=int(labelled.sum()), keypoints=flat.tolist()))
-    category = dict(id=1, name=s.name, keypoints=list(s.keypoints), skeleton=[[a + 1 for a in link] for link in s.link_ids])
-    if s.sigmas: category["sigmas"] = list(s.sigmas)
+        annotations.append(
+            dict(
+                id=int(records.ids[i]),
+                image_id=int(records.image_ids[i]),
+                category_id=1,
+                iscrowd=0,
+                bbox=[*box[:2], *(box[2:] - box[:2])],
+                area=float(records.areas[i]),
+                num_keypoints=int(labelled.sum()),
+                keypoints=flat.tolist(),
+            )
+        )
+    category = dict(
+        id=1,
+        name=s.name,
+        keypoints=list(s.keypoints),
+        skeleton=[[a + 1 for a in link] for link in s.link_ids],
+    )
+    if s.sigmas:
+        category["sigmas"] = list(s.sigmas)
     return dict(images=images, annotations=annotations, categories=[category])

@@ -20,20 +20,33 @@ from ..geometry import apply_affine, crop_matrix, fix_aspect
 class PoseDataset(Dataset):
     """Training or test samples of records: crops of one size with keypoints in crop pixels.
 
-    Item i: image (3, h, w) uint8 RGB; keypoints (K, 2) float32 in crop pixels; visible (K,) float32; center (2,), scale (2,) float32 of
-    the crop in image pixels (padded, aspect-fixed; of the augmented crop if there is an `augment`); index int.
+    Item i: image (3, h, w) uint8 RGB; keypoints (K, 2) float32 in crop pixels; visible (K,)
+    float32; center (2,), scale (2,) float32 of
+    the crop in image pixels (padded, aspect-fixed; of the augmented crop if there is an `augment`);
+    index int.
 
-    input_size = (w, h); udp: the crop's convention (`geometry.crop_matrix`); augment: an `Augment` or None; late = (epoch, Augment):
-    another augmentation from that epoch on, counted from 0. Raises ImageError (an InputError) for files that cannot be read.
+    input_size = (w, h); udp: the crop's convention (`geometry.crop_matrix`); augment: an `Augment`
+    or None; late = (epoch, Augment):
+    another augmentation from that epoch on, counted from 0. Raises ImageError (an InputError) for
+    files that cannot be read.
     """
 
-    def __init__(self, records, input_size, udp=False, augment=None, late=None, seed=0, padding=1.25):
-        if not len(records): raise InputError("no records: nothing to load")
-        self.records, self.input_size, self.udp, self.padding = records, tuple(map(int, input_size)), udp, np.float32(padding)
+    def __init__(
+        self, records, input_size, udp=False, augment=None, late=None, seed=0, padding=1.25
+    ):
+        if not len(records):
+            raise InputError("no records: nothing to load")
+        self.records, self.input_size, self.udp, self.padding = (
+            records,
+            tuple(map(int, input_size)),
+            udp,
+            np.float32(padding),
+        )
         self.augment, self.late, self.seed = augment, late, int(seed)
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
-    def __len__(self): return len(self.records)
+    def __len__(self):
+        return len(self.records)
 
     @property
     def epoch(self):
@@ -41,51 +54,85 @@ class PoseDataset(Dataset):
         return int(self._epoch)
 
     def set_epoch(self, epoch):
-        """Set the epoch, also in worker processes that are alive. Call it before each epoch's loop over a loader."""
+        """Set the epoch, also in worker processes that are alive. Call it before each epoch's loop
+        over a loader."""
         self._epoch.fill_(int(epoch))
 
     def __getitem__(self, i):
         r, epoch = self.records, self.epoch
         image = read_image(r.image_files[i])
-        center, scale, rotation, keypoints, visible = r.centers[i], r.scales[i] * self.padding, 0.0, r.keypoints[i], r.visible[i]
+        center, scale, rotation, keypoints, visible = (
+            r.centers[i],
+            r.scales[i] * self.padding,
+            0.0,
+            r.keypoints[i],
+            r.visible[i],
+        )
         augment = self.late[1] if self.late and epoch >= self.late[0] else self.augment
         if augment:
             rng = np.random.default_rng((self.seed, epoch, i))
-            flipped, center, scale, rotation, keypoints, visible = augment.apply(augment.draw(rng), r.skeleton, image.shape[1],
-                                                                                 center, scale, keypoints, visible)
-            if flipped: image = mirror_image(image)
+            flipped, center, scale, rotation, keypoints, visible = augment.apply(
+                augment.draw(rng), r.skeleton, image.shape[1], center, scale, keypoints, visible
+            )
+            if flipped:
+                image = mirror_image(image)
         scale = fix_aspect(scale, self.input_size[0] / self.input_size[1])
         matrix = crop_matrix(center, scale, rotation, self.input_size, self.udp)
         crop = warp(image, matrix, self.input_size)
-        for change in augment.pixels if augment else (): crop = change(crop, rng)
-        arrays = {"image": crop.transpose(2, 0, 1), "keypoints": apply_affine(keypoints, matrix), "visible": visible,
-                  "center": center, "scale": scale}
-        return {name: torch.from_numpy(np.array(a, order="C")) for name, a in arrays.items()} | {"index": i}
+        for change in augment.pixels if augment else ():
+            crop = change(crop, rng)
+        arrays = {
+            "image": crop.transpose(2, 0, 1),
+            "keypoints": apply_affine(keypoints, matrix),
+            "visible": visible,
+            "center": center,
+            "scale": scale,
+        }
+        return {name: torch.from_numpy(np.array(a, order="C")) for name, a in arrays.items()} | {
+            "index": i
+        }
 
 # %% ../../nbs/parts/260_data.loader.ipynb #fb61cef0
 class EpochSampler(Sampler):
-    """All indices of a data set once, in an order that depends on (seed, dataset.epoch) alone; in file order if not `shuffle`."""
+    """All indices of a data set once, in an order that depends on (seed, dataset.epoch) alone; in
+    file order if not `shuffle`."""
 
     def __init__(self, dataset, shuffle=True, seed=0):
         self.dataset, self.shuffle, self.seed = dataset, shuffle, int(seed)
 
-    def __len__(self): return len(self.dataset)
+    def __len__(self):
+        return len(self.dataset)
 
     def __iter__(self):
-        if not self.shuffle: return iter(range(len(self)))
-        return iter(np.random.default_rng((self.seed, self.dataset.epoch, len(self))).permutation(len(self)).tolist())
+        if not self.shuffle:
+            return iter(range(len(self)))
+        return iter(
+            np.random.default_rng((self.seed, self.dataset.epoch, len(self)))
+            .permutation(len(self))
+            .tolist()
+        )
 
 
 def _one_thread(worker):
-    cv2.setNumThreads(0)                                 # workers share the cores among them already
+    cv2.setNumThreads(0)  # workers share the cores among them already
 
-
+# %% ../../nbs/parts/260_data.loader.ipynb #3126920c
 def make_loader(dataset, batch_size, workers=0, shuffle=False, seed=0, drop_last=False):
     """A DataLoader of dictionaries as `PoseDataset` describes, stacked along a first axis B.
 
-    The batches depend on seed, epoch and batch size, not on `workers` (0 or more processes, which stay alive between epochs).
+    The batches depend on seed, epoch and batch size, not on `workers` (0 or more processes, which
+    stay alive between epochs).
     Memory is pinned where there is a GPU.
     """
-    if batch_size < 1 or workers < 0: raise InputError(f"batch_size={batch_size}, workers={workers}: must be at least 1 and 0")
-    return DataLoader(dataset, batch_size, sampler=EpochSampler(dataset, shuffle, seed), num_workers=workers, drop_last=drop_last,
-                      pin_memory=torch.cuda.is_available(), persistent_workers=workers > 0, worker_init_fn=_one_thread)
+    if batch_size < 1 or workers < 0:
+        raise InputError(f"batch_size={batch_size}, workers={workers}: must be at least 1 and 0")
+    return DataLoader(
+        dataset,
+        batch_size,
+        sampler=EpochSampler(dataset, shuffle, seed),
+        num_workers=workers,
+        drop_last=drop_last,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=workers > 0,
+        worker_init_fn=_one_thread,
+    )

@@ -16,22 +16,28 @@ from .augment import Augment
 
 # %% ../../nbs/parts/250_data.pixels.ipynb #15795767
 def shift_hsv(crop, gains):
-    """Add whole numbers (hue, saturation, value) to a crop (h, w, 3) uint8 RGB in OpenCV's 8-bit HSV: hue modulo 180, the others clipped."""
+    """Add whole numbers (hue, saturation, value) to a crop (h, w, 3) uint8 RGB in OpenCV's 8-bit
+    HSV: hue modulo 180, the others clipped."""
     hue, saturation, value = (np.arange(256) + int(g) for g in gains)
-    table = np.stack([hue % 180, saturation.clip(0, 255), value.clip(0, 255)], -1).astype(np.uint8)[None]
+    table = np.stack([hue % 180, saturation.clip(0, 255), value.clip(0, 255)], -1).astype(np.uint8)[
+        None
+    ]
     return cv2.cvtColor(cv2.LUT(cv2.cvtColor(crop, cv2.COLOR_RGB2HSV), table), cv2.COLOR_HSV2RGB)
 
 # %% ../../nbs/parts/250_data.pixels.ipynb #9668555c
 @dataclass(frozen=True)
 class HSV:
-    """Random shift of hue, saturation, value by up to `most` each, in half of all cases each; always called."""
+    """Random shift of hue, saturation, value by up to `most` each, in half of all cases each;
+    always called."""
+
     most: tuple = (5, 30, 30)
 
     def draw(self, rng):
         """Three whole numbers, cut towards zero."""
         return (rng.uniform(-1, 1, 3) * self.most * (rng.random(3) < 0.5)).astype(np.int16)
 
-    def __call__(self, crop, rng): return shift_hsv(crop, self.draw(rng))
+    def __call__(self, crop, rng):
+        return shift_hsv(crop, self.draw(rng))
 
 # %% ../../nbs/parts/250_data.pixels.ipynb #f0fbd77a
 def box_blur(crop, k):
@@ -47,13 +53,14 @@ def median_blur(crop, k):
 def black_rectangle(crop, x, y, w, h):
     """A copy of the crop in which w x h pixels from (x, y) are black."""
     crop = crop.copy()
-    crop[y:y + h, x:x + w] = 0
+    crop[y : y + h, x : x + w] = 0
     return crop
 
 # %% ../../nbs/parts/250_data.pixels.ipynb #dcef9c0f
 @dataclass(frozen=True)
 class Blur:
     """`function` (box_blur or median_blur) with k drawn from 3, 5, 7, with probability p."""
+
     function: object
     p: float = 0.1
 
@@ -61,16 +68,19 @@ class Blur:
         apply, k = rng.random() < self.p, int(rng.choice([3, 5, 7]))
         return self.function(crop, k) if apply else crop
 
-
+# %% ../../nbs/parts/250_data.pixels.ipynb #9b27e08c
 @dataclass(frozen=True)
 class Rectangle:
-    """One black rectangle with sides between lo and hi times those of the crop, anywhere inside it, with probability p."""
+    """One black rectangle with sides between lo and hi times those of the crop, anywhere inside it,
+    with probability p."""
+
     p: float = 1.0
     lo: float = 0.2
     hi: float = 0.4
 
     def draw(self, rng, w, h):
-        """x, y, width, height in pixels; the sides are cut to whole numbers, and the corner is uniform over all places inside."""
+        """x, y, width, height in pixels; the sides are cut to whole numbers, and the corner is
+        uniform over all places inside."""
         rh, rw = (int(side * rng.uniform(self.lo, self.hi)) for side in (h, w))
         return int(rng.integers(0, w - rw + 1)), int(rng.integers(0, h - rh + 1)), rw, rh
 
@@ -79,22 +89,36 @@ class Rectangle:
         return black_rectangle(crop, *place) if apply else crop
 
 # %% ../../nbs/parts/250_data.pixels.ipynb #918010ce
-CSPNEXT = Augment(scale=(0.6, 1.4), rotate=80.0, pixels=(HSV(), Blur(box_blur), Blur(median_blur), Rectangle(p=1.0)))
-CSPNEXT_LATE = Augment(shift=0.0, scale=(0.75, 1.25), rotate=60.0, pixels=(HSV(), Blur(box_blur), Blur(median_blur), Rectangle(p=0.5)))
+CSPNEXT = Augment(
+    scale=(0.6, 1.4),
+    rotate=80.0,
+    pixels=(HSV(), Blur(box_blur), Blur(median_blur), Rectangle(p=1.0)),
+)
+CSPNEXT_LATE = Augment(
+    shift=0.0,
+    scale=(0.75, 1.25),
+    rotate=60.0,
+    pixels=(HSV(), Blur(box_blur), Blur(median_blur), Rectangle(p=0.5)),
+)
 
 # %% ../../nbs/parts/250_data.pixels.ipynb #f223e186
 def distort(crop, brightness=None, contrast=None, saturation=None, hue=None, order=None):
     """Photometric distortion with given numbers; None leaves a step out. crop (h, w, 3) uint8 RGB.
 
-    brightness: added; contrast: a factor, applied before *and* after the next two; saturation: a factor; hue: added, modulo 256;
+    brightness: added; contrast: a factor, applied before *and* after the next two; saturation: a
+    factor; hue: added, modulo 256;
     order: a permutation of the channels B, G, R.
     """
-    def cut(x): return np.clip(x, 0, 255).astype(np.uint8)
 
-    def times(x, factor): return cut(x.astype(np.float32) * np.float32(factor)) if factor is not None else x
+    def cut(x):
+        return np.clip(x, 0, 255).astype(np.uint8)
+
+    def times(x, factor):
+        return cut(x.astype(np.float32) * np.float32(factor)) if factor is not None else x
 
     image = np.ascontiguousarray(crop[..., ::-1])
-    if brightness is not None: image = cut(image.astype(np.float32) + np.float32(brightness))
+    if brightness is not None:
+        image = cut(image.astype(np.float32) + np.float32(brightness))
     image = times(image, contrast)
     if saturation is not None or hue is not None:
         hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
@@ -104,17 +128,30 @@ def distort(crop, brightness=None, contrast=None, saturation=None, hue=None, ord
     image = times(image, contrast)
     return np.ascontiguousarray((image if order is None else image[..., list(order)])[..., ::-1])
 
-
+# %% ../../nbs/parts/250_data.pixels.ipynb #6190fe47
 @dataclass(frozen=True)
 class Photometric:
-    """Photometric distortion with random numbers, as the reference code has it; each step in half of all cases, contrast in a quarter."""
+    """Photometric distortion with random numbers, as the reference code has it; each step in half
+    of all cases, contrast in a quarter."""
+
     brightness: float = 32.0
     factors: tuple = (0.5, 1.5)
     hue: int = 18
 
     def __call__(self, crop, rng):
-        on = rng.random(4) < 0.5                         # brightness, contrast mode, contrast, channels
-        colour, beta, alpha, saturation = rng.integers(4), rng.uniform(-1, 1) * self.brightness, rng.uniform(*self.factors), rng.uniform(*self.factors)
+        on = rng.random(4) < 0.5  # brightness, contrast mode, contrast, channels
+        colour, beta, alpha, saturation = (
+            rng.integers(4),
+            rng.uniform(-1, 1) * self.brightness,
+            rng.uniform(*self.factors),
+            rng.uniform(*self.factors),
+        )
         hue, order = rng.integers(-self.hue, self.hue), rng.permutation(3)
-        return distort(crop, beta if on[0] else None, alpha if on[1] and on[2] else None, saturation if colour in (1, 3) else None,
-                       hue if colour in (2, 3) else None, order if on[3] else None)
+        return distort(
+            crop,
+            beta if on[0] else None,
+            alpha if on[1] and on[2] else None,
+            saturation if colour in (1, 3) else None,
+            hue if colour in (2, 3) else None,
+            order if on[3] else None,
+        )

@@ -20,53 +20,101 @@ from ..skeletons import Skeleton
 # %% ../../nbs/parts/210_data.records.ipynb #abadd744
 @dataclass
 class Records:
-    """N instances of one skeleton as arrays; row i of each belongs to instance i. Coordinates are image pixels, float32."""
-    skeleton: Skeleton
-    image_files: list                                    # N paths as str; people of one image share the string
-    image_ids: np.ndarray                                # (N,) int64
-    ids: np.ndarray                                      # (N,) int64, annotation ids; in detection files the row, counted from 0
-    boxes: np.ndarray                                    # (N, 4) x1, y1, x2, y2
-    box_scores: np.ndarray                               # (N,) 1 for annotated boxes
-    centers: np.ndarray                                  # (N, 2) x, y
-    scales: np.ndarray                                   # (N, 2) w, h, not padded, aspect not fixed
-    keypoints: np.ndarray                                # (N, K, 2) x, y; zeros where the boxes come from a detector
-    visible: np.ndarray                                  # (N, K) 1 = labelled (hidden or not), 0 = not; fractions stay
-    areas: np.ndarray                                    # (N,) square pixels, for OKS; 0 where the boxes come from a detector
-    extra: dict = field(default_factory=dict)            # arrays with N rows that only some sets have, such as image_sizes (w, h)
-    skipped: dict = field(default_factory=dict)          # reason -> ids of what was left out
-    source: str = ""                                     # the annotation file
+    """N instances of one skeleton as arrays; row i of each belongs to instance i. Coordinates are
+    image pixels, float32."""
 
-    def __len__(self): return len(self.ids)
+    skeleton: Skeleton
+    image_files: list  # N paths as str; people of one image share the string
+    image_ids: np.ndarray  # (N,) int64
+    ids: np.ndarray  # (N,) int64, annotation ids; in detection files the row, counted from 0
+    boxes: np.ndarray  # (N, 4) x1, y1, x2, y2
+    box_scores: np.ndarray  # (N,) 1 for annotated boxes
+    centers: np.ndarray  # (N, 2) x, y
+    scales: np.ndarray  # (N, 2) w, h, not padded, aspect not fixed
+    keypoints: np.ndarray  # (N, K, 2) x, y; zeros where the boxes come from a detector
+    visible: np.ndarray  # (N, K) 1 = labelled (hidden or not), 0 = not; fractions stay
+    areas: np.ndarray  # (N,) square pixels, for OKS; 0 where the boxes come from a detector
+    extra: dict = field(
+        default_factory=dict
+    )  # arrays with N rows that only some sets have, such as image_sizes (w, h)
+    skipped: dict = field(default_factory=dict)  # reason -> ids of what was left out
+    source: str = ""  # the annotation file
+
+    def __len__(self):
+        return len(self.ids)
 
     def subset(self, index):
-        """The instances at `index` (integers or a mask), in that order; `skipped` stays as it is."""
+        """The instances at `index` (integers or a mask), in that order; `skipped` stays as it
+        is."""
         index = np.asarray(index)
         index = np.flatnonzero(index) if index.dtype == bool else index.astype(np.int64).reshape(-1)
         rows = {k: v[index] for k, v in vars(self).items() if isinstance(v, np.ndarray)}
-        return replace(self, **rows, image_files=[self.image_files[i] for i in index], extra={k: v[index] for k, v in self.extra.items()})
+        return replace(
+            self,
+            **rows,
+            image_files=[self.image_files[i] for i in index],
+            extra={k: v[index] for k, v in self.extra.items()},
+        )
 
     def summary(self):
         """One line: how many instances and images there are, and what was left out and why."""
         left = sum(map(len, self.skipped.values()))
         n, m = len(self), len(set(self.image_files))
         text = f"{self.source or self.skeleton.name}: {n} instance{'s' * (n != 1)} in {m} image{'s' * (m != 1)}"
-        if not left: return text + "; nothing left out"
+        if not left:
+            return text + "; nothing left out"
         few = lambda ids: ", ".join(map(str, ids[:3])) + (", …" if len(ids) > 3 else "")
-        return text + f"; {left} left out: " + "; ".join(f"{len(ids)} {why} ({few(ids)})" for why, ids in self.skipped.items() if ids)
+        return (
+            text
+            + f"; {left} left out: "
+            + "; ".join(
+                f"{len(ids)} {why} ({few(ids)})" for why, ids in self.skipped.items() if ids
+            )
+        )
 
-
-
-def from_boxes(skeleton, image_files, image_ids, ids, boxes, keypoints, visible, areas, scores=None, extra=None, skipped=None, source=""):
-    """Records whose centres and sizes come from the boxes (N, 4) as x1, y1, x2, y2; arguments as the fields of `Records`."""
-    real, whole = (lambda values: np.asarray(values, np.float32)), (lambda values: np.asarray(values, np.int64))
+# %% ../../nbs/parts/210_data.records.ipynb #24bc6ac2
+def from_boxes(
+    skeleton,
+    image_files,
+    image_ids,
+    ids,
+    boxes,
+    keypoints,
+    visible,
+    areas,
+    scores=None,
+    extra=None,
+    skipped=None,
+    source="",
+):
+    """Records whose centres and sizes come from the boxes (N, 4) as x1, y1, x2, y2; arguments as
+    the fields of `Records`."""
+    real, whole = (
+        (lambda values: np.asarray(values, np.float32)),
+        (lambda values: np.asarray(values, np.int64)),
+    )
     boxes = real(boxes).reshape(-1, 4)
     scores = np.ones(len(boxes), np.float32) if scores is None else real(scores)
     centers, scales = (boxes[:, :2] + boxes[:, 2:]) * np.float32(0.5), boxes[:, 2:] - boxes[:, :2]
-    return Records(skeleton, list(image_files), whole(image_ids), whole(ids), boxes, scores, centers, scales,
-                   real(keypoints), real(visible), real(areas), extra or {}, skipped or {}, source)
+    return Records(
+        skeleton,
+        list(image_files),
+        whole(image_ids),
+        whole(ids),
+        boxes,
+        scores,
+        centers,
+        scales,
+        real(keypoints),
+        real(visible),
+        real(areas),
+        extra or {},
+        skipped or {},
+        source,
+    )
 
 # %% ../../nbs/parts/210_data.records.ipynb #5197e539
-LARGEST = 1e6                                            # no pixel coordinate is larger than this; a larger number is a mistake
+LARGEST = 1e6  # no pixel coordinate is larger than this; a larger number is a mistake
 
 
 def _name(item, row):
@@ -74,60 +122,90 @@ def _name(item, row):
 
 
 def _first_bad_number(content, path):
-    """Name the first annotation that holds NaN or an infinity, in a file that `read_json` refused; None if there is none."""
+    """Name the first annotation that holds NaN or an infinity, in a file that `read_json` refused;
+    None if there is none."""
     for part in ("annotations", "images"):
         items = content.get(part) if isinstance(content, dict) else None
         for row, item in enumerate(items if isinstance(items, list) else []):
             for key, value in item.items() if isinstance(item, dict) else ():
                 if any(word in json.dumps(value) for word in ("NaN", "Infinity")):
-                    raise InputError(f"{path}, {_name(item, row)}: {key} holds NaN or an infinite number; coordinates must be finite. "
-                                     "Write 0, 0, 0 for a keypoint that is not labelled") from None
+                    raise InputError(
+                        f"{path}, {_name(item, row)}: {key} holds NaN or an infinite number; coordinates must be finite. "
+                        "Write 0, 0, 0 for a keypoint that is not labelled"
+                    ) from None
 
-
+# %% ../../nbs/parts/210_data.records.ipynb #8613a40e
 def _ids(items, part, path):
     seen = set()
     for row, item in enumerate(items):
         if not isinstance(item, dict):
-            raise InputError(f"{path}, {part}, row {row}: is a {type(item).__name__}; expected an object with an id")
+            raise InputError(
+                f"{path}, {part}, row {row}: is a {type(item).__name__}; expected an object with an id"
+            )
         number = item.get("id")
         if not isinstance(number, int) or isinstance(number, bool):
-            raise InputError(f"{path}, {part}, row {row}: id is {number!r}; expected a whole number")
-        if abs(number) >= 2**63: raise InputError(f"{path}, {part}, row {row}: id {number} does not fit into 64 bits")
-        if number in seen: raise InputError(f"{path}, {part}, row {row}: id {number} is used twice; ids must be unique")
+            raise InputError(
+                f"{path}, {part}, row {row}: id is {number!r}; expected a whole number"
+            )
+        if abs(number) >= 2**63:
+            raise InputError(f"{path}, {part}, row {row}: id {number} does not fit into 64 bits")
+        if number in seen:
+            raise InputError(
+                f"{path}, {part}, row {row}: id {number} is used twice; ids must be unique"
+            )
         seen.add(number)
 
-
+# %% ../../nbs/parts/210_data.records.ipynb #07eac378
 def read_annotations(path):
-    """Images (dict from id to entry, in file order) and annotations (list, images' order, then file order) of a COCO-style file.
+    """Images (dict from id to entry, in file order) and annotations (list, images' order, then file
+    order) of a COCO-style file.
 
     Raises InputError for everything in the table of this notebook that concerns the structure.
     """
     path = Path(path)
-    try: content = read_json(path)
+    try:
+        content = read_json(path)
     except InputError:
-        try: loose = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError): loose = None
+        try:
+            loose = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            loose = None
         _first_bad_number(loose, path)
         raise
-    except ValueError as error: raise InputError(f"{path}: cannot be read as JSON: {error}") from None     # a number of 5,000 digits
+    except ValueError as error:
+        raise InputError(
+            f"{path}: cannot be read as JSON: {error}"
+        ) from None  # a number of 5,000 digits
     for part in ("images", "annotations"):
         if not isinstance(content.get(part), list):
-            raise InputError(f"{path}: has no list '{part}'; a COCO-style file has 'images' and 'annotations', "
-                             f"this one has {', '.join(list(content)[:6]) or 'nothing'}")
+            raise InputError(
+                f"{path}: has no list '{part}'; a COCO-style file has 'images' and 'annotations', "
+                f"this one has {', '.join(list(content)[:6]) or 'nothing'}"
+            )
         _ids(content[part], part, path)
     images = {image["id"]: image for image in content["images"]}
     for number, image in images.items():
         name = image.get("file_name")
         if not isinstance(name, str) or not name:
-            raise InputError(f"{path}, image {number}: file_name is {name!r}; expected a path below the image folder")
+            raise InputError(
+                f"{path}, image {number}: file_name is {name!r}; expected a path below the image folder"
+            )
         for side in ("width", "height"):
             size = image.get(side)
-            if isinstance(size, bool) or not isinstance(size, (int, float)) or not 0 < size < LARGEST:
-                raise InputError(f"{path}, image {number}: {side} is {size!r}; expected the number of pixels of {image['file_name']}")
+            if (
+                isinstance(size, bool)
+                or not isinstance(size, (int, float))
+                or not 0 < size < LARGEST
+            ):
+                raise InputError(
+                    f"{path}, image {number}: {side} is {size!r}; expected the number of pixels of {image['file_name']}"
+                )
     position = {number: row for row, number in enumerate(images)}
     for row, item in enumerate(content["annotations"]):
         if not isinstance(item.get("image_id"), int) or item["image_id"] not in images:
-            raise InputError(f"{path}, {_name(item, row)}: image_id is {item.get('image_id')!r}, and no entry of 'images' has this id")
+            raise InputError(
+                f"{path}, {_name(item, row)}: image_id is {item.get('image_id')!r}, and no entry of 'images' has this id"
+            )
     return images, sorted(content["annotations"], key=lambda item: position[item["image_id"]])
 
 # %% ../../nbs/parts/210_data.records.ipynb #11a80a29
@@ -137,138 +215,267 @@ def numbers(items, name, count, path, largest=LARGEST):
     Raises InputError that names the first item which has anything else.
     """
     try:
-        values = np.array([item[name] for item in items], np.float64) if items else np.zeros((0, count))
-        if count == 1: values = values.reshape(-1, 1) if values.ndim == 1 or not items else np.zeros(0)
-        if values.shape == (len(items), count) and (np.abs(values) < largest).all(): return values
-    except (ValueError, TypeError, OverflowError, KeyError): pass
+        values = (
+            np.array([item[name] for item in items], np.float64) if items else np.zeros((0, count))
+        )
+        if count == 1:
+            values = values.reshape(-1, 1) if values.ndim == 1 or not items else np.zeros(0)
+        if values.shape == (len(items), count) and (np.abs(values) < largest).all():
+            return values
+    except (ValueError, TypeError, OverflowError, KeyError):
+        pass
     for row, item in enumerate(items):
-        where, value = f"{path}, {_name(item, row)}: {name}", item.get(name) if isinstance(item, dict) else None
+        where, value = (
+            f"{path}, {_name(item, row)}: {name}",
+            item.get(name) if isinstance(item, dict) else None,
+        )
         many = f"{count} numbers" if count > 1 else "a number"
         if count > 1 and not isinstance(value, (list, tuple)):
             raise InputError(f"{where} is {_short(value)}; expected a list of {many}")
         flat = list(value) if count > 1 else [value]
-        if len(flat) != count: raise InputError(f"{where} has {len(flat)} numbers; expected {count}" + _keypoint_hint(count))
+        if len(flat) != count:
+            raise InputError(
+                f"{where} has {len(flat)} numbers; expected {count}" + _keypoint_hint(count)
+            )
         for x in flat:
-            if isinstance(x, bool) or not isinstance(x, (int, float)): raise InputError(f"{where} holds {_short(x)}; expected {many}")
-            if not abs(x) < largest: raise InputError(f"{where} holds {_short(x)}; expected a finite number below {largest:.0e}")
+            if isinstance(x, bool) or not isinstance(x, (int, float)):
+                raise InputError(f"{where} holds {_short(x)}; expected {many}")
+            if not abs(x) < largest:
+                raise InputError(
+                    f"{where} holds {_short(x)}; expected a finite number below {largest:.0e}"
+                )
     raise InputError(f"{path}: {name} could not be read as {count} numbers per annotation")
 
-
+# %% ../../nbs/parts/210_data.records.ipynb #91106204
 def _short(value):
     text = repr(value)
     return text if len(text) <= 40 else text[:36] + " …"
 
 
 def _keypoint_hint(count):
-    if count == 4: return " (x, y, width, height)"
-    return f" (x, y, v for each of {count // 3} keypoints; is this the right skeleton for the file?)" if count % 3 == 0 else ""
+    if count == 4:
+        return " (x, y, width, height)"
+    return (
+        f" (x, y, v for each of {count // 3} keypoints; is this the right skeleton for the file?)"
+        if count % 3 == 0
+        else ""
+    )
 
 # %% ../../nbs/parts/210_data.records.ipynb #cb8be72a
 def _skip(items, bad, reason, skipped):
     """Items that are not bad; the others' ids go to skipped[reason]."""
-    if any(bad): skipped[reason] = skipped.get(reason, []) + [item.get("id", row) for row, (item, b) in enumerate(zip(items, bad)) if b]
+    if any(bad):
+        skipped[reason] = skipped.get(reason, []) + [
+            item.get("id", row) for row, (item, b) in enumerate(zip(items, bad)) if b
+        ]
     return [item for item, b in zip(items, bad) if not b]
 
 
 def check_visible(flags, items, path):
-    """Raises InputError for a visibility outside 0..2; some raw formats write 3 for 'absent', which must not pass for 'visible'."""
+    """Raises InputError for a visibility outside 0..2; some raw formats write 3 for 'absent', which
+    must not pass for 'visible'."""
     bad = ~((flags >= 0) & (flags <= 2)).all(1)
     if bad.any():
         row = int(np.argmax(bad))
         value = flags[row][(flags[row] < 0) | (flags[row] > 2)][0]
-        raise InputError(f"{path}, {_name(items[row], row)}: a keypoint has visibility {value:g}; "
-                         "expected 0 (not labelled), 1 (hidden) or 2 (visible)")
+        raise InputError(
+            f"{path}, {_name(items[row], row)}: a keypoint has visibility {value:g}; "
+            "expected 0 (not labelled), 1 (hidden) or 2 (visible)"
+        )
 
-
+# %% ../../nbs/parts/210_data.records.ipynb #dac2ac69
 def not_empty(records):
     """The records, if there are any; otherwise InputError with the reasons."""
-    if len(records): return records
-    reasons = ", ".join(f"{len(ids)} {why}" for why, ids in records.skipped.items()) or "the list of annotations is empty"
-    raise InputError(f"{records.source}: no usable instance of skeleton {records.skeleton.name!r}: {reasons}")
+    if len(records):
+        return records
+    reasons = (
+        ", ".join(f"{len(ids)} {why}" for why, ids in records.skipped.items())
+        or "the list of annotations is empty"
+    )
+    raise InputError(
+        f"{records.source}: no usable instance of skeleton {records.skeleton.name!r}: {reasons}"
+    )
 
 # %% ../../nbs/parts/210_data.records.ipynb #7470e638
-def load_coco(annotation_file, image_dir, skeleton, boxes="gt", min_score=None, *, category_id=None, origin=0,
-              box_field="bbox", keypoints_field="keypoints", valid_field=None):
+def load_coco(
+    annotation_file,
+    image_dir,
+    skeleton,
+    boxes="gt",
+    min_score=None,
+    *,
+    category_id=None,
+    origin=0,
+    box_field="bbox",
+    keypoints_field="keypoints",
+    valid_field=None,
+):
     """Records of a COCO-style annotation file, or of the boxes of a detection file in its images.
 
-    boxes: "gt" (annotated boxes, clipped to the image) or the path of a detection file (not clipped, category 1, score >= `min_score`).
-    category_id: use only annotations of this category. origin: 1 for files that count pixels from 1. valid_field: leave out annotations
+    boxes: "gt" (annotated boxes, clipped to the image) or the path of a detection file (not
+    clipped, category 1, score >= `min_score`).
+    category_id: use only annotations of this category. origin: 1 for files that count pixels from
+    1. valid_field: leave out annotations
     in which this field is false.
     Raises InputError; the table in the notebook says when, and what is left out instead.
     """
     images, annotations = read_annotations(annotation_file)
-    if boxes != "gt": return load_detections(boxes, annotation_file, images, image_dir, skeleton, min_score)
-    if min_score is not None: raise InputError(f"min_score={min_score}: annotated boxes have no score; it goes with a detection file")
+    if boxes != "gt":
+        return load_detections(boxes, annotation_file, images, image_dir, skeleton, min_score)
+    if min_score is not None:
+        raise InputError(
+            f"min_score={min_score}: annotated boxes have no score; it goes with a detection file"
+        )
     skipped, K = {}, len(skeleton)
     items = annotations
     if category_id is not None:
-        items = _skip(items, [a.get("category_id") != category_id for a in items], f"not of category {category_id}", skipped)
-    if valid_field: items = _skip(items, [not a.get(valid_field) for a in items], f"without {valid_field}", skipped)
-    items = _skip(items, [a.get(box_field) is None or a.get(keypoints_field) is None for a in items], "without box or keypoints", skipped)
+        items = _skip(
+            items,
+            [a.get("category_id") != category_id for a in items],
+            f"not of category {category_id}",
+            skipped,
+        )
+    if valid_field:
+        items = _skip(
+            items, [not a.get(valid_field) for a in items], f"without {valid_field}", skipped
+        )
+    items = _skip(
+        items,
+        [a.get(box_field) is None or a.get(keypoints_field) is None for a in items],
+        "without box or keypoints",
+        skipped,
+    )
     items = _skip(items, [bool(a.get("iscrowd")) for a in items], "marked as a crowd", skipped)
     xywh = numbers(items, box_field, 4, annotation_file) - [origin, origin, 0, 0]
-    points = numbers(items, keypoints_field, 3 * K, annotation_file).reshape(-1, K, 3) - [origin, origin, 0]
+    points = numbers(items, keypoints_field, 3 * K, annotation_file).reshape(-1, K, 3) - [
+        origin,
+        origin,
+        0,
+    ]
     check_visible(points[..., 2], items, annotation_file)
-    sizes = np.array([[images[a["image_id"]]["width"], images[a["image_id"]]["height"]] for a in items], float).reshape(-1, 2)
-    xyxy = np.clip(np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1), 0, np.tile(sizes - 1, 2))
+    sizes = np.array(
+        [[images[a["image_id"]]["width"], images[a["image_id"]]["height"]] for a in items], float
+    ).reshape(-1, 2)
+    xyxy = np.clip(
+        np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1), 0, np.tile(sizes - 1, 2)
+    )
     counts = (points[..., :2].max(-1) != 0).sum(1)
-    if keypoints_field == "keypoints":                   # the file's own count wins: CrowdPose counts visible ones only
-        given = [{"id": a["id"], "num_keypoints": a.get("num_keypoints", int(c))} for a, c in zip(items, counts)]
+    if (
+        keypoints_field == "keypoints"
+    ):  # the file's own count wins: CrowdPose counts visible ones only
+        given = [
+            {"id": a["id"], "num_keypoints": a.get("num_keypoints", int(c))}
+            for a, c in zip(items, counts)
+        ]
         counts = numbers(given, "num_keypoints", 1, annotation_file)[:, 0]
     sides = np.diff(xyxy.astype(np.float32).reshape(-1, 2, 2), axis=1)[:, 0]
     estimates = np.maximum(1, 0.53 * sides.prod(1))
-    given = [{"id": a["id"], "area": a.get("area", e) if box_field == "bbox" else e} for a, e in zip(items, estimates.tolist())]
+    given = [
+        {"id": a["id"], "area": a.get("area", e) if box_field == "bbox" else e}
+        for a, e in zip(items, estimates.tolist())
+    ]
     areas = numbers(given, "area", 1, annotation_file, LARGEST**2)[:, 0]
     good = np.ones(len(items), bool)
-    for reason, bad in (("without a labelled keypoint", counts == 0), ("with a box of no area inside the image", (sides <= 0).any(1)),
-                        ("with no positive coordinate", points[..., :2].max((1, 2), initial=0) <= 0)):
-        if (good & bad).any(): skipped[reason] = [items[i]["id"] for i in np.flatnonzero(good & bad)]
+    for reason, bad in (
+        ("without a labelled keypoint", counts == 0),
+        ("with a box of no area inside the image", (sides <= 0).any(1)),
+        ("with no positive coordinate", points[..., :2].max((1, 2), initial=0) <= 0),
+    ):
+        if (good & bad).any():
+            skipped[reason] = [items[i]["id"] for i in np.flatnonzero(good & bad)]
         good &= ~bad
     files = [str(Path(image_dir) / images[a["image_id"]]["file_name"]) for a in items]
-    everything = from_boxes(skeleton, files, [a["image_id"] for a in items], [a["id"] for a in items], xyxy, points[..., :2],
-                            np.minimum(points[..., 2], 1), areas, skipped=skipped, source=str(annotation_file),
-                            extra={"num_keypoints": counts.astype(np.int64), "image_sizes": sizes.astype(np.int64)})
+    everything = from_boxes(
+        skeleton,
+        files,
+        [a["image_id"] for a in items],
+        [a["id"] for a in items],
+        xyxy,
+        points[..., :2],
+        np.minimum(points[..., 2], 1),
+        areas,
+        skipped=skipped,
+        source=str(annotation_file),
+        extra={"num_keypoints": counts.astype(np.int64), "image_sizes": sizes.astype(np.int64)},
+    )
     return not_empty(everything.subset(good))
 
 # %% ../../nbs/parts/210_data.records.ipynb #d0e847b6
 def load_detections(path, annotation_file, images, image_dir, skeleton, min_score=None):
-    """Records of the boxes in a detection file: a list of {image_id, category_id, bbox [x, y, w, h], score}.
+    """Records of the boxes in a detection file: a list of {image_id, category_id, bbox [x, y, w,
+    h], score}.
 
-    images: as `read_annotations` gives them. Boxes are not clipped; `keypoints`, `visible` and `areas` are zero. Raises InputError.
+    images: as `read_annotations` gives them. Boxes are not clipped; `keypoints`, `visible` and
+    `areas` are zero. Raises InputError.
     """
     rows = read_json(path, list)
     for row, item in enumerate(rows):
         if not isinstance(item, dict):
-            raise InputError(f"{path}, row {row}: is a {type(item).__name__}; expected an object with image_id, bbox and score")
+            raise InputError(
+                f"{path}, row {row}: is a {type(item).__name__}; expected an object with image_id, bbox and score"
+            )
     skipped = {}
     person = [item.get("category_id", 1) == 1 for item in rows]
-    if not all(person): skipped["of another category than 1"] = [row for row, p in enumerate(person) if not p]
+    if not all(person):
+        skipped["of another category than 1"] = [row for row, p in enumerate(person) if not p]
     items = [item for item, p in zip(rows, person) if p]
     xywh = numbers(items, "bbox", 4, path).astype(np.float32)
-    xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1)   # the sum in float32, as published crops have it
+    xyxy = np.concatenate(
+        [xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1
+    )  # the sum in float32, as published crops have it
     scores = numbers(items, "score", 1, path)[:, 0]
     sizes = [images.get(i) if isinstance(i := a.get("image_id"), int) else None for a in items]
     good = np.ones(len(items), bool)
-    for reason, bad in ((f"below the score {min_score}", scores < (-np.inf if min_score is None else min_score)),
-                        (f"in images that {annotation_file} does not list", np.array([s is None for s in sizes], bool)),
-                        ("with a box of no area", (xyxy[:, 2:] <= xyxy[:, :2]).any(1))):
-        if (good & bad).any(): skipped[reason] = np.flatnonzero(good & bad).tolist()
+    for reason, bad in (
+        (f"below the score {min_score}", scores < (-np.inf if min_score is None else min_score)),
+        (
+            f"in images that {annotation_file} does not list",
+            np.array([s is None for s in sizes], bool),
+        ),
+        ("with a box of no area", (xyxy[:, 2:] <= xyxy[:, :2]).any(1)),
+    ):
+        if (good & bad).any():
+            skipped[reason] = np.flatnonzero(good & bad).tolist()
         good &= ~bad
     kept, N, K = np.flatnonzero(good), int(good.sum()), len(skeleton)
     items, sizes = [items[i] for i in kept], [sizes[i] for i in kept]
     if N and looks_like_corners(xywh[kept], np.array([[s["width"], s["height"]] for s in sizes])):
-        warnings.warn(f"{path}: the boxes look like x1, y1, x2, y2, but detection files hold x, y, width, height, and they are read so", stacklevel=3)
-    records = from_boxes(skeleton, [str(Path(image_dir) / s["file_name"]) for s in sizes], [a["image_id"] for a in items], kept, xyxy[kept],
-                         np.zeros((N, K, 2)), np.zeros((N, K)), np.zeros(N), scores[kept], skipped=skipped, source=str(path),
-                         extra={"image_sizes": np.array([[s["width"], s["height"]] for s in sizes], np.int64).reshape(-1, 2)})
+        warnings.warn(
+            f"{path}: the boxes look like x1, y1, x2, y2, but detection files hold x, y, width, height, and they are read so",
+            stacklevel=3,
+        )
+    records = from_boxes(
+        skeleton,
+        [str(Path(image_dir) / s["file_name"]) for s in sizes],
+        [a["image_id"] for a in items],
+        kept,
+        xyxy[kept],
+        np.zeros((N, K, 2)),
+        np.zeros((N, K)),
+        np.zeros(N),
+        scores[kept],
+        skipped=skipped,
+        source=str(path),
+        extra={
+            "image_sizes": np.array([[s["width"], s["height"]] for s in sizes], np.int64).reshape(
+                -1, 2
+            )
+        },
+    )
     return not_empty(records)
 
 # %% ../../nbs/parts/210_data.records.ipynb #4e79a01b
 def looks_like_corners(boxes, sizes):
-    """Whether boxes (N, 4) that should be x, y, w, h look like x1, y1, x2, y2 in images of `sizes` (N, 2) as w, h.
+    """Whether boxes (N, 4) that should be x, y, w, h look like x1, y1, x2, y2 in images of `sizes`
+    (N, 2) as w, h.
 
-    True for three or more of which more than half leave their image when read as x, y, w, h, and none when read as corners.
+    True for three or more of which more than half leave their image when read as x, y, w, h, and
+    none when read as corners.
     """
     outside = (boxes[:, :2] + boxes[:, 2:] > sizes + 1).any(1)
-    no_corners = (boxes[:, 2:] > sizes + 1).any(1) | (boxes[:, 2:] <= boxes[:, :2]).any(1) | (boxes[:, :2] < -1).any(1)
+    no_corners = (
+        (boxes[:, 2:] > sizes + 1).any(1)
+        | (boxes[:, 2:] <= boxes[:, :2]).any(1)
+        | (boxes[:, :2] < -1).any(1)
+    )
     return bool(len(boxes) > 2 and outside.mean() > 0.5 and not no_corners.any())

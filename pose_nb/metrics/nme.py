@@ -12,26 +12,31 @@ import numpy as np
 from .pck import normalized_distances
 
 # %% ../../nbs/parts/550_metrics.nme.ipynb #a01cfae8
-EYES_68 = (36, 45)                                       # 300W and COCO-WholeBody-Face
+EYES_68 = (36, 45)  # 300W and COCO-WholeBody-Face
 EYES_COFW = (8, 9)
 EYES_WFLW = (60, 72)
 
+
 def eye_distance(truth, corners):
-    """Distance (N,) float32 between two landmarks of each face, as its outer eye corners; truth (N, K, 2), corners a pair of indices."""
+    """Distance (N,) float32 between two landmarks of each face, as its outer eye corners; truth (N,
+    K, 2), corners a pair of indices."""
     truth = np.asarray(truth, np.float32)
     return np.linalg.norm(truth[:, corners[0]] - truth[:, corners[1]], axis=-1)
 
 
 def box_size(boxes):
-    """Longer side (N,) float32 of face boxes (N, 4) x1 y1 x2 y2 without padding: AFLW's size, equal to its field box_size."""
+    """Longer side (N,) float32 of face boxes (N, 4) x1 y1 x2 y2 without padding: AFLW's size, equal
+    to its field box_size."""
     boxes = np.asarray(boxes, np.float32)
     return (boxes[:, 2:] - boxes[:, :2]).max(1)
 
-
+# %% ../../nbs/parts/550_metrics.nme.ipynb #e72e3bfc
 def nme(pred, truth, visible, norm):
-    """Normalised mean error, a fraction: mean over all counted landmarks of all faces (0 if there is none).
+    """Normalised mean error, a fraction: mean over all counted landmarks of all faces (0 if there
+    is none).
 
-    pred, truth (N, K, 2), visible (N, K) counts where not 0, norm (N,) size of each face. Faces of size 0 are left out. Raises InputError
+    pred, truth (N, K, 2), visible (N, K) counts where not 0, norm (N,) size of each face. Faces of
+    size 0 are left out. Raises InputError
     for wrong shapes.
     """
     distance, mask = normalized_distances(pred, truth, np.asarray(visible) != 0, norm)
@@ -39,39 +44,50 @@ def nme(pred, truth, visible, norm):
 
 
 def nme_of_subsets(pred, truth, visible, norm, subsets):
-    """NME in percent of parts of a set: dict of name -> (N,) bool becomes dict of "NME" + name -> number."""
+    """NME in percent of parts of a set: dict of name -> (N,) bool becomes dict of "NME" + name ->
+    number."""
     pick = {name: np.asarray(mask, bool) for name, mask in subsets.items()}
     pred, truth, visible, norm = (np.asarray(a) for a in (pred, truth, visible, norm))
-    return {f"NME{name}": 100 * nme(pred[m], truth[m], visible[m], norm[m]) for name, m in pick.items()}
+    return {
+        f"NME{name}": 100 * nme(pred[m], truth[m], visible[m], norm[m]) for name, m in pick.items()
+    }
 
 # %% ../../nbs/parts/550_metrics.nme.ipynb #fcc0c81b
 def eye_centre_distance(truth):
-    """Distance (N,) float64 between the centres of the eyes, each the mean of six of 68 points (36 to 41, 42 to 47); truth (N, 68, 2)."""
+    """Distance (N,) float64 between the centres of the eyes, each the mean of six of 68 points (36
+    to 41, 42 to 47); truth (N, 68, 2)."""
     truth = np.asarray(truth, float)
     return np.linalg.norm(truth[:, 36:42].mean(1) - truth[:, 42:48].mean(1), axis=-1)
 
 
 def face_errors(pred, truth, visible, norm):
-    """Mean relative error of each face (N,) float64, over its landmarks with visible not 0 (NaN if none is). Shapes as in `nme`."""
+    """Mean relative error of each face (N,) float64, over its landmarks with visible not 0 (NaN if
+    none is). Shapes as in `nme`."""
     mask = np.asarray(visible) != 0
-    distance = np.linalg.norm(np.asarray(pred, float) - np.asarray(truth, float), axis=-1) / np.asarray(norm, float)[:, None]
-    with np.errstate(invalid="ignore"): return np.where(mask, distance, 0).sum(1) / mask.sum(1)
+    distance = (
+        np.linalg.norm(np.asarray(pred, float) - np.asarray(truth, float), axis=-1)
+        / np.asarray(norm, float)[:, None]
+    )
+    with np.errstate(invalid="ignore"):
+        return np.where(mask, distance, 0).sum(1) / mask.sum(1)
 
 
 def failure_rate(errors, threshold=0.1):
     """Share of faces whose error (N,) is above the threshold."""
     return float((~(np.asarray(errors) <= threshold)).mean())
 
-
+# %% ../../nbs/parts/550_metrics.nme.ipynb #99a49c93
 def cumulative_errors(errors, limit=0.1, steps=100):
-    """The cumulative error distribution: thresholds (steps + 1,), share of faces at or below each, and the area under it, at most 1."""
+    """The cumulative error distribution: thresholds (steps + 1,), share of faces at or below each,
+    and the area under it, at most 1."""
     at = np.linspace(0, limit, steps + 1)
     share = np.searchsorted(np.sort(errors), at, side="right") / max(1, len(errors))
     return at, share, float(((share[1:] + share[:-1]) / 2).mean())
 
 
 def occlusion_precision_recall(pred_occluded, occluded):
-    """Precision and recall of predicted occlusion flags over all landmarks; both (N, K). 0 where nothing is predicted or occluded."""
+    """Precision and recall of predicted occlusion flags over all landmarks; both (N, K). 0 where
+    nothing is predicted or occluded."""
     pred_occluded, occluded = np.asarray(pred_occluded) > 0, np.asarray(occluded) > 0
     both = (pred_occluded & occluded).sum()
     return float(both / max(1, pred_occluded.sum())), float(both / max(1, occluded.sum()))

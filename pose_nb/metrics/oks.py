@@ -22,88 +22,143 @@ from ..files import InputError
 def oks(points, truth, visible, areas, boxes, sigmas):
     """OKS of P pairs of poses: (P,) float64.
 
-    points (P, K, 2) predicted, truth (P, K, 2) labelled, visible (P, K) counts where > 0, areas (P,) of the labelled objects in square
-    pixels, boxes (P, 4) x y w h of the labelled objects (used only by those without a labelled keypoint), sigmas (K,).
+    points (P, K, 2) predicted, truth (P, K, 2) labelled, visible (P, K) counts where > 0, areas
+    (P,) of the labelled objects in square
+    pixels, boxes (P, 4) x y w h of the labelled objects (used only by those without a labelled
+    keypoint), sigmas (K,).
     """
     points, truth, boxes = (np.asarray(a, float) for a in (points, truth, boxes))
     variance = (np.asarray(sigmas, float) * 2) ** 2
     labelled = np.asarray(visible) > 0
     bare = ~labelled.any(1)
     offset = points - truth
-    low, high = (boxes[:, None, :2] - boxes[:, None, 2:])[bare], (boxes[:, None, :2] + boxes[:, None, 2:] * 2)[bare]
+    low, high = (
+        (boxes[:, None, :2] - boxes[:, None, 2:])[bare],
+        (boxes[:, None, :2] + boxes[:, None, 2:] * 2)[bare],
+    )
     offset[bare] = np.maximum(0, low - points[bare]) + np.maximum(0, points[bare] - high)
     with np.errstate(over="ignore"):
         d2 = offset[..., 0] ** 2 + offset[..., 1] ** 2
         exponent = d2 / variance / (np.asarray(areas, float) + np.spacing(1))[:, None] / 2
     labelled = labelled | bare[:, None]
     count, first = labelled.sum(1), np.argsort(~labelled, axis=1, kind="stable")
-    similarity = np.take_along_axis(np.exp(-exponent), first, 1)                # the labelled ones in front
+    similarity = np.take_along_axis(np.exp(-exponent), first, 1)  # the labelled ones in front
     out = np.empty(len(points))
-    for n in np.unique(count):                                                  # equal lengths together: additions in pycocotools' order
+    for n in np.unique(count):  # equal lengths together: additions in pycocotools' order
         out[count == n] = np.ascontiguousarray(similarity[count == n, :n]).sum(1) / n
     return out
 
 # %% ../../nbs/parts/530_metrics.oks.ipynb #33bcffb5
 MAX_DETECTIONS = 20
-THRESHOLDS = np.linspace(.5, .95, 10)
+THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)
 AREA_RANGES = {"all": (0, 1e5**2), "medium": (32**2, 96**2), "large": (96**2, 1e5**2)}
 
+# %% ../../nbs/parts/530_metrics.oks.ipynb #e317f886
 def _points(items, what, needed, keypoints):
-    """The keypoints (N, K, 3) of annotations or results; InputError where they are wrong or a needed field is missing."""
+    """The keypoints (N, K, 3) of annotations or results; InputError where they are wrong or a
+    needed field is missing."""
     for i, item in enumerate(items):
         for key in ("image_id", "category_id", "keypoints", *needed):
-            if key not in item: raise InputError(f"{what} {i}: the field {key!r} is missing")
+            if key not in item:
+                raise InputError(f"{what} {i}: the field {key!r} is missing")
         if len(item["keypoints"]) != 3 * keypoints:
-            raise InputError(f"{what} {i}: {len(item['keypoints'])} numbers in 'keypoints'; {3 * keypoints} are needed, 3 for each sigma")
-    points = np.array([item["keypoints"] for item in items], float).reshape(len(items), keypoints, 3)
+            raise InputError(
+                f"{what} {i}: {len(item['keypoints'])} numbers in 'keypoints'; {3 * keypoints} are needed, 3 for each sigma"
+            )
+    points = np.array([item["keypoints"] for item in items], float).reshape(
+        len(items), keypoints, 3
+    )
     wrong = np.flatnonzero(~np.isfinite(points).all((1, 2)))
-    if len(wrong): raise InputError(f"{what} {wrong[0]}: 'keypoints' holds a number that is not finite")
+    if len(wrong):
+        raise InputError(f"{what} {wrong[0]}: 'keypoints' holds a number that is not finite")
     return points
 
+# %% ../../nbs/parts/530_metrics.oks.ipynb #4f2a452e
 def _tables(gt, results, sigmas, use_area):
-    """Arrays of the people and of the kept detections, both sorted by cell (image, then category index)."""
+    """Arrays of the people and of the kept detections, both sorted by cell (image, then category
+    index)."""
     for key in ("images", "annotations", "categories"):
-        if key not in gt: raise InputError(f"the ground truth has no {key!r}; COCO's files have images, annotations and categories")
+        if key not in gt:
+            raise InputError(
+                f"the ground truth has no {key!r}; COCO's files have images, annotations and categories"
+            )
     images = {image: i for i, image in enumerate(sorted({im["id"] for im in gt["images"]}))}
     categories = {c: i for i, c in enumerate(sorted({c["id"] for c in gt["categories"]}))}
-    cell = lambda items: np.array([images[a["image_id"]] * len(categories) + categories[a["category_id"]] for a in items], int)
+    cell = lambda items: np.array(
+        [images[a["image_id"]] * len(categories) + categories[a["category_id"]] for a in items], int
+    )
     known = lambda a: a["image_id"] in images and a["category_id"] in categories
     for i, item in enumerate(results):
-        if item.get("image_id") not in images: raise InputError(f"result {i}: image_id {item.get('image_id')!r} is not in the ground truth")
+        if item.get("image_id") not in images:
+            raise InputError(
+                f"result {i}: image_id {item.get('image_id')!r} is not in the ground truth"
+            )
     people, found = [a for a in gt["annotations"] if known(a)], [r for r in results if known(r)]
     people_points = _points(people, "annotation", ("bbox", "id"), len(sigmas))
     found_points = _points(found, "result", ("score",), len(sigmas))
     boxes = np.array([a["bbox"] for a in people], float).reshape(-1, 4)
     if use_area and any("area" not in a for a in people):
-        raise InputError("an annotation has no 'area'; pass use_area=False to take 0.53 of its box, as CrowdPose and AIC do")
+        raise InputError(
+            "an annotation has no 'area'; pass use_area=False to take 0.53 of its box, as CrowdPose and AIC do"
+        )
     ids = np.array([a["id"] for a in people])
-    if len(np.unique(ids)) < len(ids): raise InputError("two annotations share an 'id'; every person needs its own")
+    if len(np.unique(ids)) < len(ids):
+        raise InputError("two annotations share an 'id'; every person needs its own")
     if (ids == 0).any():
-        warnings.warn("an annotation has id 0: pycocotools counts what matches it as a miss, and so does this; count from 1", stacklevel=3)
+        warnings.warn(
+            "an annotation has id 0: pycocotools counts what matches it as a miss, and so does this; count from 1",
+            stacklevel=3,
+        )
     crowd = np.array([bool(a.get("iscrowd", 0)) for a in people], bool)
-    num = np.array([a.get("num_keypoints", (p[:, 2] > 0).sum()) for a, p in zip(people, people_points)], int)
-    area = np.array([a["area"] for a in people], float) if use_area else boxes[:, 2] * boxes[:, 3] * 0.53
-    truth = dict(cell=cell(people), points=people_points, boxes=boxes, area=area, crowd=crowd, ignore=crowd | (num == 0),
-                 ids=ids)
+    num = np.array(
+        [a.get("num_keypoints", (p[:, 2] > 0).sum()) for a, p in zip(people, people_points)], int
+    )
+    area = (
+        np.array([a["area"] for a in people], float)
+        if use_area
+        else boxes[:, 2] * boxes[:, 3] * 0.53
+    )
+    truth = dict(
+        cell=cell(people),
+        points=people_points,
+        boxes=boxes,
+        area=area,
+        crowd=crowd,
+        ignore=crowd | (num == 0),
+        ids=ids,
+    )
     score = np.array([r["score"] for r in found], float)
-    if not np.isfinite(score).all(): raise InputError("a result's 'score' is not finite")
-    if results and results[0].get("bbox"):                                     # as pycocotools: the first result decides for all
-        box = np.array([r["bbox"] for r in found], float).reshape(-1, 4); size = box[:, 2] * box[:, 3]
-    else: size = np.prod(np.ptp(found_points[..., :2], axis=1), axis=-1)
-    detected = dict(cell=cell(found), points=found_points[..., :2], score=score, area=size, index=np.arange(len(found)))
+    if not np.isfinite(score).all():
+        raise InputError("a result's 'score' is not finite")
+    if results and results[0].get("bbox"):  # as pycocotools: the first result decides for all
+        box = np.array([r["bbox"] for r in found], float).reshape(-1, 4)
+        size = box[:, 2] * box[:, 3]
+    else:
+        size = np.prod(np.ptp(found_points[..., :2], axis=1), axis=-1)
+    detected = dict(
+        cell=cell(found),
+        points=found_points[..., :2],
+        score=score,
+        area=size,
+        index=np.arange(len(found)),
+    )
     sort = lambda table, order: {k: v[order] for k, v in table.items()}
     truth = sort(truth, np.argsort(truth["cell"], kind="stable"))
-    detected = sort(detected, np.lexsort((-score, detected["cell"])))           # lexsort is stable: equal scores keep the order of the file
+    detected = sort(
+        detected, np.lexsort((-score, detected["cell"]))
+    )  # lexsort is stable: equal scores keep the order of the file
     rank = np.arange(len(score)) - np.searchsorted(detected["cell"], detected["cell"])
     detected = sort(detected | {"rank": rank}, rank < MAX_DETECTIONS)
     return truth, detected, len(images), len(categories)
 
 # %% ../../nbs/parts/530_metrics.oks.ipynb #b531a3aa
 def match(similarity, ignore, crowd):
-    """Greedy matching in I images that have D ranked detections and G people each: (A, T, I, D) index of the person, -1 for none.
+    """Greedy matching in I images that have D ranked detections and G people each: (A, T, I, D)
+    index of the person, -1 for none.
 
-    similarity (I, D, G) OKS, -1 where there is no detection; ignore (A, I, G) bool for A area ranges; crowd (I, G) bool.
+    similarity (I, D, G) OKS, -1 where there is no detection; ignore (A, I, G) bool for A area
+    ranges; crowd (I, G) bool.
     """
     images, ranks, people = similarity.shape
     thresholds = np.minimum(THRESHOLDS, 1 - 1e-10)[:, None, None]
@@ -114,43 +169,61 @@ def match(similarity, ignore, crowd):
         can = (free | crowd) & (now >= thresholds)
         real = can & ~ignore[:, None]
         can = np.where(real.any(-1, keepdims=True), real, can)
-        best = people - 1 - np.argmax(np.where(can, now, -1.)[..., ::-1], -1)    # from behind: the last of equals
+        best = (
+            people - 1 - np.argmax(np.where(can, now, -1.0)[..., ::-1], -1)
+        )  # from behind: the last of equals
         matched[..., rank] = np.where(can.any(-1), best, -1)
         free &= matched[..., rank, None] != np.arange(people)
     return matched
 
 # %% ../../nbs/parts/530_metrics.oks.ipynb #d59b4560
 def coco_tables(gt, results, sigmas, use_area=True):
-    """The arrays behind AP: dict of `precision` (T, R, C, A) and `recall` (T, C, A), -1 where nobody counts.
+    """The arrays behind AP: dict of `precision` (T, R, C, A) and `recall` (T, C, A), -1 where
+    nobody counts.
 
-    T thresholds .50:.05:.95, R = 101 recalls, C categories, A area ranges (all, medium, large). Also, for each of the D counted detections:
-    `index` (D,) its place among the results, `matched` (A, T, D) id of its person or -1, `hit` and `ignored` (A, T, D) bool.
+    T thresholds .50:.05:.95, R = 101 recalls, C categories, A area ranges (all, medium, large).
+    Also, for each of the D counted detections:
+    `index` (D,) its place among the results, `matched` (A, T, D) id of its person or -1, `hit` and
+    `ignored` (A, T, D) bool.
     gt is a COCO ground truth dict, results a list of COCO results, sigmas (K,). Raises InputError.
     """
     truth, found, images, categories = _tables(gt, results, sigmas, use_area)
     ranges = np.array(list(AREA_RANGES.values()), float)[:, :, None]
     outside = lambda area: (area < ranges[:, 0]) | (area > ranges[:, 1])
-    ignore = truth["ignore"] | outside(truth["area"])                           # (A, G)
+    ignore = truth["ignore"] | outside(truth["area"])  # (A, G)
     cells = images * categories
-    start, many = np.searchsorted(truth["cell"], np.arange(cells)), np.bincount(truth["cell"], minlength=cells)
+    start, many = (
+        np.searchsorted(truth["cell"], np.arange(cells)),
+        np.bincount(truth["cell"], minlength=cells),
+    )
     person = np.full((len(ranges), len(THRESHOLDS), len(found["score"])), -1)
     for people in np.unique(many[found["cell"]]):
         mine = np.flatnonzero(many[found["cell"]] == people)
-        if people == 0: continue
+        if people == 0:
+            continue
         used, row = np.unique(found["cell"][mine], return_inverse=True)
-        whom = start[used][:, None] + np.arange(people)                         # (I, G) index of each person
-        similarity = np.full((len(used), found["rank"][mine].max() + 1, people), -1.)
-        step = max(1, 2_000_000 // (people * len(sigmas)))                      # pairs at a time, for memory
+        whom = start[used][:, None] + np.arange(people)  # (I, G) index of each person
+        similarity = np.full((len(used), found["rank"][mine].max() + 1, people), -1.0)
+        step = max(1, 2_000_000 // (people * len(sigmas)))  # pairs at a time, for memory
         for part in (slice(i, i + step) for i in range(0, len(mine), step)):
             d, g = np.repeat(mine[part], people), whom[row[part]].ravel()
             labels = truth["points"][g]
-            pair = oks(found["points"][d], labels[..., :2], labels[..., 2], truth["area"][g], truth["boxes"][g], sigmas)
+            pair = oks(
+                found["points"][d],
+                labels[..., :2],
+                labels[..., 2],
+                truth["area"][g],
+                truth["boxes"][g],
+                sigmas,
+            )
             similarity[row[part], found["rank"][mine[part]]] = pair.reshape(-1, people)
-        matched = match(similarity, ignore[:, whom], truth["crowd"][whom])[:, :, row, found["rank"][mine]]
+        matched = match(similarity, ignore[:, whom], truth["crowd"][whom])[
+            :, :, row, found["rank"][mine]
+        ]
         person[:, :, mine] = np.where(matched < 0, -1, start[found["cell"][mine]] + matched)
-    ids = np.append(truth["ids"], -1)                                           # person -1 reads the extra last entry
+    ids = np.append(truth["ids"], -1)  # person -1 reads the extra last entry
     ignored = np.take_along_axis(np.pad(ignore, ((0, 0), (0, 1)))[:, None], person, 2)
-    found_one = (person >= 0) & (ids[person] != 0)                              # pycocotools takes id 0 for "no match"
+    found_one = (person >= 0) & (ids[person] != 0)  # pycocotools takes id 0 for "no match"
     ignored |= ~found_one & outside(found["area"])[:, None]
     hits, misses = found_one & ~ignored, ~found_one & ~ignored
     precision = -np.ones((len(THRESHOLDS), len(RECALLS), categories, len(ranges)))
@@ -160,149 +233,250 @@ def coco_tables(gt, results, sigmas, use_area=True):
         mine = mine[np.argsort(-found["score"][mine], kind="stable")]
         for a in range(len(ranges)):
             total = (~ignore[a] & (truth["cell"] % categories == c)).sum()
-            if total: precision[:, :, c, a], recall[:, c, a] = precision_recall(hits[a][:, mine], misses[a][:, mine], total)
-    return dict(precision=precision, recall=recall, index=found["index"], matched=ids[person], hit=hits, ignored=ignored)
+            if total:
+                precision[:, :, c, a], recall[:, c, a] = precision_recall(
+                    hits[a][:, mine], misses[a][:, mine], total
+                )
+    return dict(
+        precision=precision,
+        recall=recall,
+        index=found["index"],
+        matched=ids[person],
+        hit=hits,
+        ignored=ignored,
+    )
 
-
+# %% ../../nbs/parts/530_metrics.oks.ipynb #020a36a9
 def precision_recall(hits, misses, people):
-    """Interpolated precision (T, 101) and last recall (T,) of detections sorted by falling score; hits and misses (T, D) bool."""
+    """Interpolated precision (T, 101) and last recall (T,) of detections sorted by falling score;
+    hits and misses (T, D) bool."""
     tp, fp = (np.cumsum(x, axis=1).astype(float) for x in (hits, misses))
     recall, precision = tp / people, tp / (fp + tp + np.spacing(1))
-    precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]      # the best at this recall or more
+    precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[
+        :, ::-1
+    ]  # the best at this recall or more
     at = np.stack([np.searchsorted(r, RECALLS, side="left") for r in recall])
-    precision = np.pad(precision, ((0, 0), (0, 1)))                             # recall that is never reached: precision 0
-    return np.take_along_axis(precision, at, 1), recall[:, -1] if recall.shape[1] else np.zeros(len(recall))
+    precision = np.pad(precision, ((0, 0), (0, 1)))  # recall that is never reached: precision 0
+    return np.take_along_axis(precision, at, 1), recall[:, -1] if recall.shape[1] else np.zeros(
+        len(recall)
+    )
 
-
+# %% ../../nbs/parts/530_metrics.oks.ipynb #e67dafa5
 def coco_ap(gt, results, sigmas, use_area=True, drop_unscored=False):
-    """COCO's ten keypoint figures as a dict: AP AP50 AP75 APM APL AR AR50 AR75 ARM ARL, fractions, -1 where nobody counts.
+    """COCO's ten keypoint figures as a dict: AP AP50 AP75 APM APL AR AR50 AR75 ARM ARL, fractions,
+    -1 where nobody counts.
 
-    gt: dict with `images`, `annotations`, `categories`; results: list of dicts with image_id, category_id, keypoints (3K numbers), score
-    and optionally bbox (x y w h); sigmas (K,). `drop_unscored` leaves out detections without any keypoint score above 0, as xtcocotools
+    gt: dict with `images`, `annotations`, `categories`; results: list of dicts with image_id,
+    category_id, keypoints (3K numbers), score
+    and optionally bbox (x y w h); sigmas (K,). `drop_unscored` leaves out detections without any
+    keypoint score above 0, as xtcocotools
     (and so MMPose) does and pycocotools does not. Raises InputError.
     """
-    if drop_unscored: results = [r for r in results if max(r["keypoints"][2::3], default=0) > 0]
+    if drop_unscored:
+        results = [r for r in results if max(r["keypoints"][2::3], default=0) > 0]
     tables = coco_tables(gt, results, sigmas, use_area)
     p, r = tables["precision"], tables["recall"]
-    mean = lambda x: float(x[x > -1].mean()) if (x > -1).any() else -1.
-    return {"AP": mean(p[..., 0]), "AP50": mean(p[0, ..., 0]), "AP75": mean(p[5, ..., 0]),
-            "APM": mean(p[..., 1]), "APL": mean(p[..., 2]),
-            "AR": mean(r[..., 0]), "AR50": mean(r[0, ..., 0]), "AR75": mean(r[5, ..., 0]),
-            "ARM": mean(r[..., 1]), "ARL": mean(r[..., 2])}
+    mean = lambda x: float(x[x > -1].mean()) if (x > -1).any() else -1.0
+    return {
+        "AP": mean(p[..., 0]),
+        "AP50": mean(p[0, ..., 0]),
+        "AP75": mean(p[5, ..., 0]),
+        "APM": mean(p[..., 1]),
+        "APL": mean(p[..., 2]),
+        "AR": mean(r[..., 0]),
+        "AR50": mean(r[0, ..., 0]),
+        "AR75": mean(r[5, ..., 0]),
+        "ARM": mean(r[..., 1]),
+        "ARL": mean(r[..., 2]),
+    }
 
 # %% ../../nbs/parts/530_metrics.oks.ipynb #b313f0ef
 def coco_official(gt, results, sigmas, use_area=True):
-    """The same ten figures as `coco_ap`, computed by pycocotools. Prints nothing and leaves its arguments as they are."""
+    """The same ten figures as `coco_ap`, computed by pycocotools. Prints nothing and leaves its
+    arguments as they are."""
     truth, found = COCO(), COCO()
-    people = [{"iscrowd": 0, "num_keypoints": sum(v > 0 for v in a["keypoints"][2::3])} | a for a in gt["annotations"]]
-    if not use_area: people = [a | {"area": a["bbox"][2] * a["bbox"][3] * 0.53} for a in people]
+    people = [
+        {"iscrowd": 0, "num_keypoints": sum(v > 0 for v in a["keypoints"][2::3])} | a
+        for a in gt["annotations"]
+    ]
+    if not use_area:
+        people = [a | {"area": a["bbox"][2] * a["bbox"][3] * 0.53} for a in people]
     truth.dataset = {"images": gt["images"], "categories": gt["categories"], "annotations": people}
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
-        if results: found = truth.loadRes([dict(r) for r in results])
-        else: found.dataset = truth.dataset | {"annotations": []}; found.createIndex()
+        if results:
+            found = truth.loadRes([dict(r) for r in results])
+        else:
+            found.dataset = truth.dataset | {"annotations": []}
+            found.createIndex()
         evaluation = COCOeval(truth, found, "keypoints")
         evaluation.params.kpt_oks_sigmas = np.asarray(sigmas, float)
-        evaluation.evaluate(); evaluation.accumulate(); evaluation.summarize()
-    return dict(zip(("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL"), map(float, evaluation.stats)))
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return dict(
+        zip(
+            ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL"),
+            map(float, evaluation.stats),
+        )
+    )
 
 # %% ../../nbs/parts/530_metrics.oks.ipynb #112af4e3
 def rescore(keypoint_scores, box_scores, threshold=0.2):
-    """Instance scores (N,) float64: box score times the mean of the keypoint scores strictly above the threshold, 0 where there is none.
+    """Instance scores (N,) float64: box score times the mean of the keypoint scores strictly above
+    the threshold, 0 where there is none.
 
-    keypoint_scores (N, K), box_scores (N,). The comparison is in double precision, so that a float32 0.2 counts as above 0.2.
+    keypoint_scores (N, K), box_scores (N,). The comparison is in double precision, so that a
+    float32 0.2 counts as above 0.2.
     """
     scores = np.asarray(keypoint_scores).astype(float)
     above = scores > threshold
-    return np.asarray(box_scores).astype(float) * np.where(above, scores, 0).sum(1) / np.maximum(above.sum(1), 1)
+    return (
+        np.asarray(box_scores).astype(float)
+        * np.where(above, scores, 0).sum(1)
+        / np.maximum(above.sum(1), 1)
+    )
 
 # %% ../../nbs/parts/530_metrics.oks.ipynb #8d9828a7
 def pose_similarity(keypoints, areas, sigmas):
-    """OKS between all pairs of N predicted poses: (N, N) float64, over all keypoints and with the mean of the two areas.
+    """OKS between all pairs of N predicted poses: (N, N) float64, over all keypoints and with the
+    mean of the two areas.
 
     keypoints (N, K, 2), areas (N,), sigmas (K,).
     """
     xy, areas = np.asarray(keypoints, float), np.asarray(areas, float)
     variance = (np.asarray(sigmas, float) * 2) ** 2
-    d2 = ((xy[:, None] - xy[None]) ** 2).sum(-1)                                # (N, N, K)
+    d2 = ((xy[:, None] - xy[None]) ** 2).sum(-1)  # (N, N, K)
     both = (areas[:, None] + areas[None]) / 2 + np.spacing(1)
     return np.exp(-d2 / variance / both[..., None] / 2).mean(-1)
 
-
+# %% ../../nbs/parts/530_metrics.oks.ipynb #9635df14
 def oks_nms(keypoints, scores, areas, sigmas, threshold=0.9):
-    """Indices of the poses to keep, best first: a pose goes if its OKS to a better kept one is above the threshold.
+    """Indices of the poses to keep, best first: a pose goes if its OKS to a better kept one is
+    above the threshold.
 
     keypoints (N, K, 2), scores (N,), areas (N,), sigmas (K,). Equal scores: the first one wins.
     """
     order = np.argsort(-np.asarray(scores, float), kind="stable")
-    close = pose_similarity(np.asarray(keypoints)[order], np.asarray(areas)[order], sigmas) > threshold
+    close = (
+        pose_similarity(np.asarray(keypoints)[order], np.asarray(areas)[order], sigmas) > threshold
+    )
     alive = np.ones(len(order), bool)
     for i in range(len(order)):
-        if alive[i]: alive[i + 1:] &= ~close[i, i + 1:]
+        if alive[i]:
+            alive[i + 1 :] &= ~close[i, i + 1 :]
     return order[alive]
 
-
+# %% ../../nbs/parts/530_metrics.oks.ipynb #89da9837
 def soft_oks_nms(keypoints, scores, areas, sigmas, threshold=0.9, most=20):
-    """Indices of at most `most` poses, in the order of being taken; each taken pose lowers the others' scores by exp(-OKS² / threshold).
+    """Indices of at most `most` poses, in the order of being taken; each taken pose lowers the
+    others' scores by exp(-OKS² / threshold).
 
-    Arguments as in `oks_nms`. Only the order and the limit change: the scores that are written stay. No row of the tables uses it.
+    Arguments as in `oks_nms`. Only the order and the limit change: the scores that are written
+    stay. No row of the tables uses it.
     """
     scores, left, kept = np.array(scores, float), np.arange(len(scores)), []
     similarity = pose_similarity(keypoints, areas, sigmas)
     while len(left) and len(kept) < most:
         best = left[np.argmax(scores[left])]
-        kept.append(best); left = left[left != best]
-        scores[left] *= np.exp(-similarity[best, left] ** 2 / threshold)
+        kept.append(best)
+        left = left[left != best]
+        scores[left] *= np.exp(-(similarity[best, left] ** 2) / threshold)
     return np.array(kept, int)
 
 # %% ../../nbs/parts/530_metrics.oks.ipynb #27fe4d29
-def results_from_predictions(keypoints, scores, boxes, box_scores, areas, image_ids, ids, sigmas, nms=0.9, score_thr=0.2,
-                             soft=False, instance_scores=None, category_id=1):
-    """COCO results (list of dict: image_id, category_id, keypoints, score, bbox) of N predictions, images in order of appearance.
+def results_from_predictions(
+    keypoints,
+    scores,
+    boxes,
+    box_scores,
+    areas,
+    image_ids,
+    ids,
+    sigmas,
+    nms=0.9,
+    score_thr=0.2,
+    soft=False,
+    instance_scores=None,
+    category_id=1,
+):
+    """COCO results (list of dict: image_id, category_id, keypoints, score, bbox) of N predictions,
+    images in order of appearance.
 
-    keypoints (N, K, 2) in image pixels, scores (N, K), boxes (N, 4) x1 y1 x2 y2, box_scores (N,), areas (N,) product of the padded
-    aspect-fixed scale, image_ids (N,), ids (N,), sigmas (K,). `nms` is the OKS above which a pose is dropped, None for no NMS; `soft`
-    takes `soft_oks_nms` instead. `instance_scores` (N,) replaces `rescore(scores, box_scores, score_thr)`. Of rows with the same image
+    keypoints (N, K, 2) in image pixels, scores (N, K), boxes (N, 4) x1 y1 x2 y2, box_scores (N,),
+    areas (N,) product of the padded
+    aspect-fixed scale, image_ids (N,), ids (N,), sigmas (K,). `nms` is the OKS above which a pose
+    is dropped, None for no NMS; `soft`
+    takes `soft_oks_nms` instead. `instance_scores` (N,) replaces `rescore(scores, box_scores,
+    score_thr)`. Of rows with the same image
     and id only the first counts.
-    Within an image rows come best first after NMS, by id without it. Raises InputError for wrong shapes.
+    Within an image rows come best first after NMS, by id without it. Raises InputError for wrong
+    shapes.
     """
     keypoints, scores, boxes, areas = (np.asarray(a) for a in (keypoints, scores, boxes, areas))
-    image_ids, ids, given = np.asarray(image_ids), np.asarray(ids), np.asarray(box_scores if instance_scores is None else instance_scores)
+    image_ids, ids, given = (
+        np.asarray(image_ids),
+        np.asarray(ids),
+        np.asarray(box_scores if instance_scores is None else instance_scores),
+    )
     N, K = len(ids), len(sigmas)
-    shapes = {"keypoints": (keypoints, (N, K, 2)), "scores": (scores, (N, K)), "boxes": (boxes, (N, 4)), "areas": (areas, (N,)),
-              "image_ids": (image_ids, (N,)), "box_scores" if instance_scores is None else "instance_scores": (given, (N,))}
+    shapes = {
+        "keypoints": (keypoints, (N, K, 2)),
+        "scores": (scores, (N, K)),
+        "boxes": (boxes, (N, 4)),
+        "areas": (areas, (N,)),
+        "image_ids": (image_ids, (N,)),
+        "box_scores" if instance_scores is None else "instance_scores": (given, (N,)),
+    }
     for name, (a, shape) in shapes.items():
-        if a.shape != shape: raise InputError(f"{name}: shape {a.shape}, {shape} is needed for {N} predictions of {K} keypoints")
+        if a.shape != shape:
+            raise InputError(
+                f"{name}: shape {a.shape}, {shape} is needed for {N} predictions of {K} keypoints"
+            )
     total = rescore(scores, given, score_thr) if instance_scores is None else given.astype(float)
     _, first, image = np.unique(image_ids, return_index=True, return_inverse=True)
-    image = first[image]                                                        # images in order of appearance
-    order = np.lexsort((ids, image))                                            # stable: of equal ids the first comes first
+    image = first[image]  # images in order of appearance
+    order = np.lexsort((ids, image))  # stable: of equal ids the first comes first
     same = lambda a: a[order][1:] == a[order][:-1]
-    order = order[~np.r_[False, same(ids) & same(image)][:len(order)]]
+    order = order[~np.r_[False, same(ids) & same(image)][: len(order)]]
     groups = np.split(order, np.flatnonzero(np.diff(image[order])) + 1) if len(order) else []
     keep = soft_oks_nms if soft else oks_nms
-    if nms is not None: groups = [g[keep(keypoints[g], total[g], areas[g], sigmas, nms)] for g in groups]
+    if nms is not None:
+        groups = [g[keep(keypoints[g], total[g], areas[g], sigmas, nms)] for g in groups]
     rows = np.concatenate(groups) if len(groups) else np.zeros(0, int)
-    triples = np.concatenate([keypoints, scores[..., None]], -1)[rows].reshape(len(rows), 3 * K).tolist()
+    triples = (
+        np.concatenate([keypoints, scores[..., None]], -1)[rows].reshape(len(rows), 3 * K).tolist()
+    )
     xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)[rows].tolist()
-    return [{"image_id": i, "category_id": category_id, "keypoints": k, "score": s, "bbox": b}
-            for i, k, s, b in zip(image_ids[rows].tolist(), triples, total[rows].tolist(), xywh)]
+    return [
+        {"image_id": i, "category_id": category_id, "keypoints": k, "score": s, "bbox": b}
+        for i, k, s, b in zip(image_ids[rows].tolist(), triples, total[rows].tolist(), xywh)
+    ]
 
 # %% ../../nbs/parts/530_metrics.oks.ipynb #d889ed04
 def crowdpose_ap(gt, results, sigmas, drop_unscored=False):
-    """CrowdPose's nine figures: AP AP50 AP75 AR AR50 AR75, and APE APM APH on images with crowdIndex < 0.2, in [0.2, 0.8), and >= 0.8.
+    """CrowdPose's nine figures: AP AP50 AP75 AR AR50 AR75, and APE APM APH on images with
+    crowdIndex < 0.2, in [0.2, 0.8), and >= 0.8.
 
-    Arguments as in `coco_ap`; every image needs the field crowdIndex. Areas are 0.53 w h of the boxes; `num_keypoints` (in this set the
+    Arguments as in `coco_ap`; every image needs the field crowdIndex. Areas are 0.53 w h of the
+    boxes; `num_keypoints` (in this set the
     count of visible ones only) decides who is ignored.
     """
     for image in gt["images"]:
-        if "crowdIndex" not in image: raise InputError(f"image {image['id']}: has no 'crowdIndex'; is this a CrowdPose file?")
-    if drop_unscored: results = [r for r in results if max(r["keypoints"][2::3], default=0) > 0]
+        if "crowdIndex" not in image:
+            raise InputError(f"image {image['id']}: has no 'crowdIndex'; is this a CrowdPose file?")
+    if drop_unscored:
+        results = [r for r in results if max(r["keypoints"][2::3], default=0) > 0]
     whole = coco_ap(gt, results, sigmas, use_area=False)
     out = {k: whole[k] for k in ("AP", "AP50", "AP75", "AR", "AR50", "AR75")}
-    for name, low, high in (("APE", -np.inf, .2), ("APM", .2, .8), ("APH", .8, np.inf)):
+    for name, low, high in (("APE", -np.inf, 0.2), ("APM", 0.2, 0.8), ("APH", 0.8, np.inf)):
         images = [image for image in gt["images"] if low <= image["crowdIndex"] < high]
         ids = {image["id"] for image in images}
-        part = coco_tables({**gt, "images": images}, [r for r in results if r["image_id"] in ids], sigmas, use_area=False)
+        part = coco_tables(
+            {**gt, "images": images},
+            [r for r in results if r["image_id"] in ids],
+            sigmas,
+            use_area=False,
+        )
         out[name] = round(float(part["precision"][..., 0].mean()), 4)
     return out

@@ -15,35 +15,49 @@ from ..files import InputError
 def normalized_distances(pred, truth, mask, norm):
     """Distances divided by a size per person: (N, K) float32, and which count: (N, K) bool.
 
-    pred, truth (N, K, 2) in the same pixels, mask (N, K) true where a keypoint is labelled, norm (N,) size of each person (or (N, 2) for
+    pred, truth (N, K, 2) in the same pixels, mask (N, K) true where a keypoint is labelled, norm
+    (N,) size of each person (or (N, 2) for
     x and y).
-    People with norm 0 do not count; a negative norm becomes 1e6. Raises InputError for shapes that do not fit.
+    People with norm 0 do not count; a negative norm becomes 1e6. Raises InputError for shapes that
+    do not fit.
     """
     pred, truth = np.asarray(pred, np.float32), np.asarray(truth, np.float32)
     norm, mask = np.array(norm, np.float32), np.asarray(mask).astype(bool)
-    if norm.ndim == 1: norm = np.stack([norm, norm], 1)
-    if pred.shape != truth.shape or pred.ndim != 3 or pred.shape[-1] != 2 or mask.shape != pred.shape[:2] or norm.shape != (len(pred), 2):
-        raise InputError(f"predictions {pred.shape}, labels {truth.shape}, mask {mask.shape}, sizes {norm.shape[:1]}: "
-                         "shapes (N, K, 2), (N, K, 2), (N, K) and (N,) are needed")
+    if norm.ndim == 1:
+        norm = np.stack([norm, norm], 1)
+    if (
+        pred.shape != truth.shape
+        or pred.ndim != 3
+        or pred.shape[-1] != 2
+        or mask.shape != pred.shape[:2]
+        or norm.shape != (len(pred), 2)
+    ):
+        raise InputError(
+            f"predictions {pred.shape}, labels {truth.shape}, mask {mask.shape}, sizes {norm.shape[:1]}: "
+            "shapes (N, K, 2), (N, K, 2), (N, K) and (N,) are needed"
+        )
     mask = mask & ~(norm == 0).any(1)[:, None]
     norm[norm <= 0] = 1e6
     distance = np.linalg.norm((pred - truth) / norm[:, None], axis=-1)
     return np.where(mask, distance, np.float32(-1)), mask
 
-
+# %% ../../nbs/parts/540_metrics.pck.ipynb #7aa122c5
 def pck(pred, truth, mask, norm, threshold):
-    """PCK of each keypoint (K,) float64, -1 where it never counts, and their mean over the keypoints that count (0 if none does).
+    """PCK of each keypoint (K,) float64, -1 where it never counts, and their mean over the
+    keypoints that count (0 if none does).
 
-    Arguments as in `normalized_distances`; correct is a normalised distance strictly below the threshold.
+    Arguments as in `normalized_distances`; correct is a normalised distance strictly below the
+    threshold.
     """
     distance, mask = normalized_distances(pred, truth, mask, norm)
     right, count = (mask & (distance < np.float32(threshold))).sum(0), mask.sum(0)
-    each = np.where(count > 0, right / np.maximum(count, 1), -1.)
-    return each, float(each[count > 0].mean()) if (count > 0).any() else 0.
+    each = np.where(count > 0, right / np.maximum(count, 1), -1.0)
+    return each, float(each[count > 0].mean()) if (count > 0).any() else 0.0
 
 
 def auc(pred, truth, mask, norm, steps=20):
-    """Mean PCK over the thresholds 0, 1/steps … (steps - 1)/steps; norm is one number of pixels for everybody."""
+    """Mean PCK over the thresholds 0, 1/steps … (steps - 1)/steps; norm is one number of pixels for
+    everybody."""
     sizes = np.full(len(pred), norm, np.float32)
     return float(np.mean([pck(pred, truth, mask, sizes, i / steps)[1] for i in range(steps)]))
 
@@ -54,14 +68,24 @@ def epe(pred, truth, mask):
     return float(distance.T[mask.T].sum() / max(1, mask.sum()))
 
 # %% ../../nbs/parts/540_metrics.pck.ipynb #150a7ead
-MPII_GROUPS = {"Head": (9, 9), "Shoulder": (12, 13), "Elbow": (11, 14), "Wrist": (10, 15), "Hip": (2, 3), "Knee": (1, 4),
-               "Ankle": (0, 5)}
-MPII_LEFT_OUT = (6, 7)                                   # pelvis, thorax
+MPII_GROUPS = {
+    "Head": (9, 9),
+    "Shoulder": (12, 13),
+    "Elbow": (11, 14),
+    "Wrist": (10, 15),
+    "Hip": (2, 3),
+    "Knee": (1, 4),
+    "Ankle": (0, 5),
+}
+MPII_LEFT_OUT = (6, 7)  # pelvis, thorax
 
+# %% ../../nbs/parts/540_metrics.pck.ipynb #17652a5b
 def mpii_pckh(pred, truth, visible, head_size, thresholds=(0.5, 0.1)):
-    """MPII's figures in percent: PCKh@0.5, PCKh@0.1, and the seven rows Head … Ankle at the first threshold.
+    """MPII's figures in percent: PCKh@0.5, PCKh@0.1, and the seven rows Head … Ankle at the first
+    threshold.
 
-    pred (N, 16, 2) counted from 0; truth (N, 16, 2) counted from 1, as in MPII's files; visible (N, 16) true where annotated;
+    pred (N, 16, 2) counted from 0; truth (N, 16, 2) counted from 1, as in MPII's files; visible (N,
+    16) true where annotated;
     head_size (N,) in pixels, for example from `head_sizes`.
     """
     pred = np.asarray(pred, np.float32) + 1
@@ -71,7 +95,8 @@ def mpii_pckh(pred, truth, visible, head_size, thresholds=(0.5, 0.1)):
         count = normalized_distances(pred, truth, visible, head_size)[1].sum(0)
         count[list(MPII_LEFT_OUT)] = 0
         out[f"PCKh@{threshold:g}"] = float((100 * each * (count / max(1, count.sum()))).sum())
-        if threshold == thresholds[0]: rows = {name: 50 * float(each[a] + each[b]) for name, (a, b) in MPII_GROUPS.items()}
+        if threshold == thresholds[0]:
+            rows = {name: 50 * float(each[a] + each[b]) for name, (a, b) in MPII_GROUPS.items()}
     return out | rows
 
 
@@ -80,36 +105,58 @@ def head_sizes(head_boxes):
     boxes = np.asarray(head_boxes, float)
     return 0.6 * np.linalg.norm(boxes[:, 2:] - boxes[:, :2], axis=1)
 
-
+# %% ../../nbs/parts/540_metrics.pck.ipynb #d06b0992
 def read_mpii_mat(path):
-    """The arrays of `mpii_gt_val.mat`: dict with head_boxes (N, 4), and where present truth and pred (N, 16, 2) from 1, visible (N, 16).
+    """The arrays of `mpii_gt_val.mat`: dict with head_boxes (N, 4), and where present truth and
+    pred (N, 16, 2) from 1, visible (N, 16).
 
     Needs scipy. Raises InputError for a file that is no such mat.
     """
     from scipy.io import loadmat
-    try: mat = loadmat(path)
+
+    try:
+        mat = loadmat(path)
     except (OSError, ValueError, NotImplementedError) as error:
         raise InputError(f"{path}: cannot be read as a MATLAB 5 file ({error})") from None
-    if "headboxes_src" not in mat: raise InputError(f"{path}: has no 'headboxes_src'; mpii_gt_val.mat is needed")
+    if "headboxes_src" not in mat:
+        raise InputError(f"{path}: has no 'headboxes_src'; mpii_gt_val.mat is needed")
     out = {"head_boxes": mat["headboxes_src"].transpose(2, 0, 1).reshape(-1, 4)}
     for name, key in (("truth", "pos_gt_src"), ("pred", "pos_pred_src")):
-        if key in mat: out[name] = mat[key].transpose(2, 0, 1)
-    if "jnt_missing" in mat: out["visible"] = mat["jnt_missing"].T == 0
+        if key in mat:
+            out[name] = mat[key].transpose(2, 0, 1)
+    if "jnt_missing" in mat:
+        out["visible"] = mat["jnt_missing"].T == 0
     return out
 
 # %% ../../nbs/parts/540_metrics.pck.ipynb #8c777aaf
-JHMDB_GROUPS = {"Head": (2, 2), "Sho": (3, 4), "Elb": (7, 8), "Wri": (11, 12), "Hip": (5, 6), "Knee": (9, 10), "Ank": (13, 14)}
+JHMDB_GROUPS = {
+    "Head": (2, 2),
+    "Sho": (3, 4),
+    "Elb": (7, 8),
+    "Wri": (11, 12),
+    "Hip": (5, 6),
+    "Knee": (9, 10),
+    "Ank": (13, 14),
+}
 
+# %% ../../nbs/parts/540_metrics.pck.ipynb #f99d77d4
 def jhmdb_pck(pred, truth, visible, boxes, threshold=0.2):
-    """JHMDB's figures as fractions: `PCK` by person size and `tPCK` by torso size, each with seven rows ("Head PCK" …).
+    """JHMDB's figures as fractions: `PCK` by person size and `tPCK` by torso size, each with seven
+    rows ("Head PCK" …).
 
-    pred, truth (N, 15, 2) counted from 0, visible (N, 15), boxes (N, 4) x1 y1 x2 y2 clipped to the image.
+    pred, truth (N, 15, 2) counted from 0, visible (N, 15), boxes (N, 4) x1 y1 x2 y2 clipped to the
+    image.
     """
     pred, truth, boxes = (np.asarray(a, np.float32) for a in (pred, truth, boxes))
     torso, predicted = (np.linalg.norm(p[:, 4] - p[:, 5], axis=-1) for p in (truth, pred))
-    sizes = {"PCK": (boxes[:, 2:] - boxes[:, :2]).max(1), "tPCK": np.where(torso < 1, predicted, torso)}
+    sizes = {
+        "PCK": (boxes[:, 2:] - boxes[:, :2]).max(1),
+        "tPCK": np.where(torso < 1, predicted, torso),
+    }
     out = {}
     for name, size in sizes.items():
         each, mean = pck(pred, truth, visible, size, threshold)
-        out |= {f"{row} {name}": float(each[a] + each[b]) / 2 for row, (a, b) in JHMDB_GROUPS.items()} | {name: mean}
+        out |= {
+            f"{row} {name}": float(each[a] + each[b]) / 2 for row, (a, b) in JHMDB_GROUPS.items()
+        } | {name: mean}
     return out

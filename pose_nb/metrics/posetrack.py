@@ -13,22 +13,28 @@ from ..skeletons import POSETRACK18
 
 # %% ../../nbs/parts/560_metrics.posetrack.ipynb #472a78cd
 def average_precision(scores, hits, total):
-    """Area under the interpolated precision curve, with precision and recall at its end: three floats (NaN if total is 0).
+    """Area under the interpolated precision curve, with precision and recall at its end: three
+    floats (NaN if total is 0).
 
     scores (D,), hits (D,) bool, total number of labelled joints. Equal scores keep their order.
     """
-    if total == 0: return np.nan, np.nan, np.nan
-    if len(scores) == 0: return 0., 0., 0.
-    right = np.cumsum(np.asarray(hits, float)[np.argsort(-np.asarray(scores, float), kind="stable")])
+    if total == 0:
+        return np.nan, np.nan, np.nan
+    if len(scores) == 0:
+        return 0.0, 0.0, 0.0
+    right = np.cumsum(
+        np.asarray(hits, float)[np.argsort(-np.asarray(scores, float), kind="stable")]
+    )
     precision, recall = right / np.arange(1, len(right) + 1), right / total
     best = np.maximum.accumulate(precision[::-1])[::-1]
     return float((np.diff(recall, prepend=0) * best).sum()), float(precision[-1]), float(recall[-1])
 
 # %% ../../nbs/parts/560_metrics.posetrack.ipynb #c018f219
 def assign(hits, labelled):
-    """The person of each pose in a frame: (P,) index, -1 for none. hits (P, G, K) bool within half a head, labelled (G, K) bool."""
-    share = hits.sum(-1) / np.maximum(labelled.sum(-1), 1)                      # (P, G)
-    own = np.arange(share.shape[1]) == share.argmax(1)[:, None]                 # each pose keeps its best person
+    """The person of each pose in a frame: (P,) index, -1 for none. hits (P, G, K) bool within half
+    a head, labelled (G, K) bool."""
+    share = hits.sum(-1) / np.maximum(labelled.sum(-1), 1)  # (P, G)
+    own = np.arange(share.shape[1]) == share.argmax(1)[:, None]  # each pose keeps its best person
     share = np.where(own, share, 0)
     out = np.full(len(share), -1)
     taken = np.flatnonzero(share.max(0) > 0)
@@ -37,81 +43,148 @@ def assign(hits, labelled):
 
 # %% ../../nbs/parts/560_metrics.posetrack.ipynb #e17ede05
 def inside_polygon(points, polygon):
-    """Which points (N, 2) lie strictly inside a polygon (V, 2), which need not be closed: (N,) bool."""
+    """Which points (N, 2) lie strictly inside a polygon (V, 2), which need not be closed: (N,)
+    bool."""
     points, a = np.asarray(points, float).reshape(-1, 2), np.asarray(polygon, float).reshape(-1, 2)
-    if len(a) < 3: return np.zeros(len(points), bool)
+    if len(a) < 3:
+        return np.zeros(len(points), bool)
     b, (x, y) = np.roll(a, -1, 0), points.T[..., None]
-    cross = (b[:, 0] - a[:, 0]) * (y - a[:, 1]) - (b[:, 1] - a[:, 1]) * (x - a[:, 0])            # (N, V): on which side of the edge
+    cross = (b[:, 0] - a[:, 0]) * (y - a[:, 1]) - (b[:, 1] - a[:, 1]) * (
+        x - a[:, 0]
+    )  # (N, V): on which side of the edge
     low, high = np.minimum(a, b), np.maximum(a, b)
-    border = (cross == 0) & (low[:, 0] <= x) & (x <= high[:, 0]) & (low[:, 1] <= y) & (y <= high[:, 1])
-    crossed = ((a[:, 1] <= y) & (y < b[:, 1]) & (cross > 0)) | ((b[:, 1] <= y) & (y < a[:, 1]) & (cross < 0))
+    border = (
+        (cross == 0) & (low[:, 0] <= x) & (x <= high[:, 0]) & (low[:, 1] <= y) & (y <= high[:, 1])
+    )
+    crossed = ((a[:, 1] <= y) & (y < b[:, 1]) & (cross > 0)) | (
+        (b[:, 1] <= y) & (y < a[:, 1]) & (cross < 0)
+    )
     return (crossed.sum(1) % 2 == 1) & ~border.any(1)
 
 # %% ../../nbs/parts/560_metrics.posetrack.ipynb #b87e8b85
-JOINTS = ("right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle", "right_wrist", "right_elbow", "right_shoulder",
-          "left_shoulder", "left_elbow", "left_wrist", "head_bottom", "nose", "head_top")
-GROUPS = {"Head": (14, 12, 13), "Shou": (8, 9), "Elb": (7, 10), "Wri": (6, 11), "Hip": (2, 3), "Knee": (1, 4), "Ankl": (0, 5)}
+JOINTS = (
+    "right_ankle",
+    "right_knee",
+    "right_hip",
+    "left_hip",
+    "left_knee",
+    "left_ankle",
+    "right_wrist",
+    "right_elbow",
+    "right_shoulder",
+    "left_shoulder",
+    "left_elbow",
+    "left_wrist",
+    "head_bottom",
+    "nose",
+    "head_top",
+)
 
+# %% ../../nbs/parts/560_metrics.posetrack.ipynb #7965bd0a
+GROUPS = {
+    "Head": (14, 12, 13),
+    "Shou": (8, 9),
+    "Elb": (7, 10),
+    "Wri": (6, 11),
+    "Hip": (2, 3),
+    "Knee": (1, 4),
+    "Ankl": (0, 5),
+}
+
+# %% ../../nbs/parts/560_metrics.posetrack.ipynb #2e383c12
 def _poses(items, what, channels, count):
-    """Poses (N, J, 3) of the wanted channels without people that have no joint, and which of the items they are (N,)."""
+    """Poses (N, J, 3) of the wanted channels without people that have no joint, and which of the
+    items they are (N,)."""
     for item in items:
         if len(item.get("keypoints", ())) != 3 * count:
-            raise InputError(f"{what} of image {item.get('image_id')}: {len(item.get('keypoints', ()))} numbers in "
-                             f"'keypoints', {3 * count} are needed")
+            raise InputError(
+                f"{what} of image {item.get('image_id')}: {len(item.get('keypoints', ()))} numbers in "
+                f"'keypoints', {3 * count} are needed"
+            )
         if what == "annotation" and len(item.get("bbox_head", ())) != 4:
-            raise InputError(f"annotation {item.get('id')}: the field 'bbox_head' (x y w h) is missing; the per-video files have it")
-    xyv = np.array([item["keypoints"] for item in items], float).reshape(len(items), count, 3)[:, channels]
+            raise InputError(
+                f"annotation {item.get('id')}: the field 'bbox_head' (x y w h) is missing; the per-video files have it"
+            )
+    xyv = np.array([item["keypoints"] for item in items], float).reshape(len(items), count, 3)[
+        :, channels
+    ]
     there = np.flatnonzero((xyv != 0).any(-1).any(1))
     return xyv[there], there
 
-
+# %% ../../nbs/parts/560_metrics.posetrack.ipynb #9069f031
 def _frame(image, people, found, channels, count):
-    """One frame: labelled (G, J), hits, scores and existence of the predicted joints (P, J); None if nobody is labelled."""
-    if not people: return None
+    """One frame: labelled (G, J), hits, scores and existence of the predicted joints (P, J); None
+    if nobody is labelled."""
+    if not people:
+        return None
     labels, kept = _poses(people, "annotation", channels, count)
     poses, _ = _poses(found, "result", channels, count)
     box = np.array([people[i]["bbox_head"] for i in kept], float).reshape(-1, 4)
     head = 0.6 * np.linalg.norm(box[:, 2:], axis=1)
     exists = [(xyv != 0).any(-1) for xyv in (labels, poses)]
     for x, y in zip(image.get("ignore_regions_x", ()), image.get("ignore_regions_y", ())):
-        for xyv, there in zip((labels, poses), exists): there &= ~inside_polygon(xyv[..., :2], np.c_[x, y]).reshape(there.shape)
+        for xyv, there in zip((labels, poses), exists):
+            there &= ~inside_polygon(xyv[..., :2], np.c_[x, y]).reshape(there.shape)
     keep = [there.any(1) for there in exists]
-    (labels, poses), (labelled, there) = [(a[keep[0]], b[keep[1]]) for a, b in ((labels, poses), exists)]
+    (labels, poses), (labelled, there) = [
+        (a[keep[0]], b[keep[1]]) for a, b in ((labels, poses), exists)
+    ]
     right = np.zeros(there.shape, bool)
     if len(labels) and len(poses):
-        distance = np.linalg.norm(poses[:, None, :, :2] - labels[None, ..., :2], axis=-1) / head[keep[0]][:, None]
+        distance = (
+            np.linalg.norm(poses[:, None, :, :2] - labels[None, ..., :2], axis=-1)
+            / head[keep[0]][:, None]
+        )
         hits = (distance <= 0.5) & there[:, None] & labelled
         person = assign(hits, labelled)
         right = hits[np.arange(len(poses)), person] & (person >= 0)[:, None]
     return labelled.sum(0), poses[..., 2], right, there
 
-
+# %% ../../nbs/parts/560_metrics.posetrack.ipynb #1e76dcbd
 def posetrack_tables(videos, results, skeleton=POSETRACK18, joints=JOINTS):
-    """AP, precision at the end and recall at the end per joint, in percent: dict of (J,) arrays, NaN where a joint is never labelled.
+    """AP, precision at the end and recall at the end per joint, in percent: dict of (J,) arrays,
+    NaN where a joint is never labelled.
 
-    videos: list of PoseTrack18 dicts (`images`, `annotations` with keypoints and bbox_head x y w h), in the order of the files;
-    results: list of dicts with image_id and keypoints (3K numbers, the third being the joint's score); joints: names in `skeleton`.
+    videos: list of PoseTrack18 dicts (`images`, `annotations` with keypoints and bbox_head x y w
+    h), in the order of the files;
+    results: list of dicts with image_id and keypoints (3K numbers, the third being the joint's
+    score); joints: names in `skeleton`.
     Raises InputError.
     """
     channels, count = [skeleton.index(name) for name in joints], len(skeleton)
     found, people, frames = {}, {}, []
-    for r in results: found.setdefault(r["image_id"], []).append(r)
+    for r in results:
+        found.setdefault(r["image_id"], []).append(r)
     for video in videos:
-        for a in video["annotations"]: people.setdefault(a["image_id"], []).append(a)
+        for a in video["annotations"]:
+            people.setdefault(a["image_id"], []).append(a)
     images = [image for video in videos for image in video["images"]]
     unknown = set(found) - {image["id"] for image in images}
-    if unknown: raise InputError(f"a result is for image {min(unknown)}, which is in no video ({len(unknown)} such)")
-    frames = [_frame(image, people.get(image["id"], []), found.get(image["id"], []), channels, count) for image in images]
+    if unknown:
+        raise InputError(
+            f"a result is for image {min(unknown)}, which is in no video ({len(unknown)} such)"
+        )
+    frames = [
+        _frame(image, people.get(image["id"], []), found.get(image["id"], []), channels, count)
+        for image in images
+    ]
     frames = [f for f in frames if f is not None]
-    if not frames: raise InputError("no frame of the videos has a labelled person")
+    if not frames:
+        raise InputError("no frame of the videos has a labelled person")
     total = np.sum([f[0] for f in frames], 0)
     score, right, there = (np.concatenate([f[i] for f in frames]) for i in (1, 2, 3))
-    rows = [average_precision(score[there[:, j], j], right[there[:, j], j], total[j]) for j in range(len(joints))]
+    rows = [
+        average_precision(score[there[:, j], j], right[there[:, j], j], total[j])
+        for j in range(len(joints))
+    ]
     ap, precision, recall = 100 * np.array(rows).T
     return dict(ap=ap, precision=precision, recall=recall, frames=len(frames))
 
-
+# %% ../../nbs/parts/560_metrics.posetrack.ipynb #9c0867f7
 def posetrack_ap(videos, results):
-    """PoseTrack18's figures in percent: AP, the mean over 15 joints, and "Head AP" … "Ankl AP". Arguments as in `posetrack_tables`."""
+    """PoseTrack18's figures in percent: AP, the mean over 15 joints, and "Head AP" … "Ankl AP".
+    Arguments as in `posetrack_tables`."""
     ap = posetrack_tables(videos, results)["ap"]
-    return {f"{name} AP": float(ap[list(group)].mean()) for name, group in GROUPS.items()} | {"AP": float(np.nanmean(ap))}
+    return {f"{name} AP": float(ap[list(group)].mean()) for name, group in GROUPS.items()} | {
+        "AP": float(np.nanmean(ap))
+    }

@@ -14,8 +14,13 @@ from torch.utils.flop_counter import FlopCounterMode
 def _on_meta(model):
     """A copy of a network without values, in evaluation mode."""
     from copy import deepcopy
-    memo = {id(t): t.to("meta") if not isinstance(t, nn.Parameter) else nn.Parameter(t.to("meta"), t.requires_grad)
-            for t in [*model.parameters(), *model.buffers()]}
+
+    memo = {
+        id(t): t.to("meta")
+        if not isinstance(t, nn.Parameter)
+        else nn.Parameter(t.to("meta"), t.requires_grad)
+        for t in [*model.parameters(), *model.buffers()]
+    }
     return deepcopy(model, memo).eval()
 
 
@@ -26,23 +31,30 @@ def parameters(model):
 
 @torch.no_grad()
 def macs(model, size):
-    """Multiply-adds of one RGB image of `size` = (w, h); pooling, normalisation, activations and resizing count 0."""
-    with FlopCounterMode(display=False) as counter: _on_meta(model)(torch.empty(1, 3, size[1], size[0], device="meta"))
+    """Multiply-adds of one RGB image of `size` = (w, h); pooling, normalisation, activations and
+    resizing count 0."""
+    with FlopCounterMode(display=False) as counter:
+        _on_meta(model)(torch.empty(1, 3, size[1], size[0], device="meta"))
     return counter.get_total_flops() // 2
 
 # %% ../../nbs/parts/340_networks.cost.ipynb #3a01adcc
 def _shape(output):
     """Shapes of what a part returned: one, or several joined by a comma."""
     tensors = output if isinstance(output, (list, tuple)) else [output]
-    return ", ".join("×".join(map(str, t.shape[1:])) for t in tensors if isinstance(t, torch.Tensor))
+    return ", ".join(
+        "×".join(map(str, t.shape[1:])) for t in tensors if isinstance(t, torch.Tensor)
+    )
 
-
+# %% ../../nbs/parts/340_networks.cost.ipynb #55babcf5
 @torch.no_grad()
 def stage_table(model, size, parts=None):
-    """Print a table of a network's parts for one RGB image of `size` = (w, h): output shape, parameters, multiply-adds.
+    """Print a table of a network's parts for one RGB image of `size` = (w, h): output shape,
+    parameters, multiply-adds.
 
-    parts: names as in `model.named_modules()`; by default the direct children. Returns the rows as (name, shape, parameters, macs);
-    the last row is the whole network. A part that does not run (or runs inside another) shows 0 multiply-adds.
+    parts: names as in `model.named_modules()`; by default the direct children. Returns the rows as
+    (name, shape, parameters, macs);
+    the last row is the whole network. A part that does not run (or runs inside another) shows 0
+    multiply-adds.
     """
     ghost = _on_meta(model)
     names = [name for name, _ in ghost.named_children()] if parts is None else list(parts)
@@ -52,17 +64,32 @@ def stage_table(model, size, parts=None):
     started = {}
     hooks = []
     for name in names:
-        if name not in modules: raise ValueError(f"no part {name!r} in the network; its children are {list(dict(ghost.named_children()))}")
-        def before(module, args, name=name): started[name] = counter.get_total_flops()
+        if name not in modules:
+            raise ValueError(
+                f"no part {name!r} in the network; its children are {list(dict(ghost.named_children()))}"
+            )
+
+        def before(module, args, name=name):
+            started[name] = counter.get_total_flops()
+
         def after(module, args, output, name=name):
             shapes[name] = _shape(output)
             spent[name] += counter.get_total_flops() - started[name]
-        hooks += [modules[name].register_forward_pre_hook(before), modules[name].register_forward_hook(after)]
-    with counter: output = ghost(torch.empty(1, 3, size[1], size[0], device="meta"))
-    for hook in hooks: hook.remove()
-    rows = [(name, shapes.get(name, "-"), parameters(modules[name]), spent[name] // 2) for name in names]
+
+        hooks += [
+            modules[name].register_forward_pre_hook(before),
+            modules[name].register_forward_hook(after),
+        ]
+    with counter:
+        output = ghost(torch.empty(1, 3, size[1], size[0], device="meta"))
+    for hook in hooks:
+        hook.remove()
+    rows = [
+        (name, shapes.get(name, "-"), parameters(modules[name]), spent[name] // 2) for name in names
+    ]
     rows.append(("all", _shape(output), parameters(ghost), counter.get_total_flops() // 2))
     width = max(len(row[1]) for row in rows) + 2
     print(f"{'part':24s} {'output C×h×w':>{width}s} {'parameters':>12s} {'M mult-adds':>12s}")
-    for name, shape, count, cost in rows: print(f"{name:24s} {shape:>{width}s} {count:12,d} {cost / 1e6:12,.1f}")
+    for name, shape, count, cost in rows:
+        print(f"{name:24s} {shape:>{width}s} {count:12,d} {cost / 1e6:12,.1f}")
     return rows

@@ -14,18 +14,24 @@ from torch import nn
 
 # %% ../../nbs/parts/320_networks.heads.ipynb #6d6eb4e6
 class HeatmapHead(nn.Module):
-    """Deconvolutions (kernel 4, stride 2), each with batch norm and ReLU, then a 1×1 convolution to heatmaps.
+    """Deconvolutions (kernel 4, stride 2), each with batch norm and ReLU, then a 1×1 convolution to
+    heatmaps.
 
-    Takes a list of feature maps, uses the last (B, channels, h, w) and gives a list with one tensor (B, keypoints, h·2^n, w·2^n).
-    deconv = () is the bare 1×1 head of HRNet; (256, 256, 256) is Simple Baselines (ECCV 2018); (256, 256) is ViTPose's classic decoder.
+    Takes a list of feature maps, uses the last (B, channels, h, w) and gives a list with one tensor
+    (B, keypoints, h·2^n, w·2^n).
+    deconv = () is the bare 1×1 head of HRNet; (256, 256, 256) is Simple Baselines (ECCV 2018);
+    (256, 256) is ViTPose's classic decoder.
     """
 
     def __init__(self, channels, keypoints, deconv=(256, 256, 256)):
         super().__init__()
         layers = []
         for width in deconv:
-            layers += [nn.ConvTranspose2d(channels, width, 4, stride=2, padding=1, bias=False),
-                       nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+            layers += [
+                nn.ConvTranspose2d(channels, width, 4, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(width),
+                nn.ReLU(inplace=True),
+            ]
             channels = width
         self.deconv_layers = nn.Sequential(*layers)
         self.final_layer = nn.Conv2d(channels, keypoints, 1)
@@ -34,17 +40,20 @@ class HeatmapHead(nn.Module):
     def forward(self, features):
         return [self.final_layer(self.deconv_layers(features[-1]))]
 
-
+# %% ../../nbs/parts/320_networks.heads.ipynb #0a8e151e
 def small_start(head):
-    """Weights of convolutions from a normal distribution of standard deviation 0.001, biases 0: heatmaps start near zero."""
+    """Weights of convolutions from a normal distribution of standard deviation 0.001, biases 0:
+    heatmaps start near zero."""
     for m in head.modules():
         if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d)):
             nn.init.normal_(m.weight, std=0.001)
-            if m.bias is not None: nn.init.zeros_(m.bias)
+            if m.bias is not None:
+                nn.init.zeros_(m.bias)
 
 # %% ../../nbs/parts/320_networks.heads.ipynb #458ebf04
 class SimpleHead(nn.Module):
-    """ViTPose's simple decoder: resize four times (bilinear), ReLU, one 3×3 convolution. Lists in and out, as `HeatmapHead`."""
+    """ViTPose's simple decoder: resize four times (bilinear), ReLU, one 3×3 convolution. Lists in
+    and out, as `HeatmapHead`."""
 
     def __init__(self, channels, keypoints):
         super().__init__()
@@ -57,34 +66,46 @@ class SimpleHead(nn.Module):
 
 # %% ../../nbs/parts/320_networks.heads.ipynb #2005d76e
 class ConcatHead(nn.Module):
-    """HRNetV2's head: all maps resized to the first (bilinear, align_corners off), concatenated, 1×1 conv + BN + ReLU, 1×1 conv."""
+    """HRNetV2's head: all maps resized to the first (bilinear, align_corners off), concatenated,
+    1×1 conv + BN + ReLU, 1×1 conv."""
 
     def __init__(self, channels, keypoints):
         super().__init__()
         total = sum(channels)
-        self.conv_layers = nn.Sequential(nn.Conv2d(total, total, 1), nn.BatchNorm2d(total), nn.ReLU(inplace=True))
+        self.conv_layers = nn.Sequential(
+            nn.Conv2d(total, total, 1), nn.BatchNorm2d(total), nn.ReLU(inplace=True)
+        )
         self.final_layer = nn.Conv2d(total, keypoints, 1)
         small_start(self)
 
     def forward(self, features):
         size = features[0].shape[-2:]
-        resized = [f if f.shape[-2:] == size else F.interpolate(f, size, mode="bilinear", align_corners=False) for f in features]
+        resized = [
+            f
+            if f.shape[-2:] == size
+            else F.interpolate(f, size, mode="bilinear", align_corners=False)
+            for f in features
+        ]
         return [self.final_layer(self.conv_layers(torch.cat(resized, 1)))]
 
 # %% ../../nbs/parts/320_networks.heads.ipynb #94b3b291
 class PassHead(nn.Module):
-    """For networks whose stages are heatmaps already (CPM, CVPR 2016): passes the list on; has no parameters."""
+    """For networks whose stages are heatmaps already (CPM, CVPR 2016): passes the list on; has no
+    parameters."""
 
     def forward(self, features):
         return list(features)
 
 
 class StackHead(nn.Module):
-    """One 1×1 convolution per stage (hourglass, ECCV 2016): a list of (B, channels, h, w) gives as many (B, keypoints, h, w)."""
+    """One 1×1 convolution per stage (hourglass, ECCV 2016): a list of (B, channels, h, w) gives as
+    many (B, keypoints, h, w)."""
 
     def __init__(self, channels, keypoints, stages=1):
         super().__init__()
-        self.multi_final_layers = nn.ModuleList([nn.Conv2d(channels, keypoints, 1) for _ in range(stages)])
+        self.multi_final_layers = nn.ModuleList(
+            [nn.Conv2d(channels, keypoints, 1) for _ in range(stages)]
+        )
         small_start(self)
 
     def forward(self, features):
@@ -92,25 +113,47 @@ class StackHead(nn.Module):
 
 # %% ../../nbs/parts/320_networks.heads.ipynb #1ddbe871
 class UnitsHead(nn.Module):
-    """MSPN / RSN: for each of stages·4 units, conv 1×1 + BN + ReLU, conv 3×3 + BN, resized to `heatmap_size` (align_corners on).
+    """MSPN / RSN: for each of stages·4 units, conv 1×1 + BN + ReLU, conv 3×3 + BN, resized to
+    `heatmap_size` (align_corners on).
 
-    Takes the units' maps (B, channels, h, w) stage by stage, in each from coarse to fine; gives as many (B, keypoints, H, W).
+    Takes the units' maps (B, channels, h, w) stage by stage, in each from coarse to fine; gives as
+    many (B, keypoints, H, W).
     """
 
     def __init__(self, channels, keypoints, heatmap_size, stages=1):
         super().__init__()
         self.out_size = (heatmap_size[1], heatmap_size[0])
-        self.predict_layers = nn.ModuleList([nn.ModuleDict({"conv_layers": nn.Sequential(
-            _conv_bn(channels, channels, 1, relu=True), _conv_bn(channels, keypoints, 3, relu=False))}) for _ in range(4 * stages)])
+        self.predict_layers = nn.ModuleList(
+            [
+                nn.ModuleDict(
+                    {
+                        "conv_layers": nn.Sequential(
+                            _conv_bn(channels, channels, 1, relu=True),
+                            _conv_bn(channels, keypoints, 3, relu=False),
+                        )
+                    }
+                )
+                for _ in range(4 * stages)
+            ]
+        )
         for m in self.modules():
-            if isinstance(m, nn.Conv2d): nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
+            if isinstance(m, nn.Conv2d):
+                nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, features):
-        outputs = [layer["conv_layers"](f) for layer, f in zip(self.predict_layers, features, strict=True)]
-        return [F.interpolate(o, self.out_size, mode="bilinear", align_corners=True) for o in outputs]
+        outputs = [
+            layer["conv_layers"](f) for layer, f in zip(self.predict_layers, features, strict=True)
+        ]
+        return [
+            F.interpolate(o, self.out_size, mode="bilinear", align_corners=True) for o in outputs
+        ]
 
-
+# %% ../../nbs/parts/320_networks.heads.ipynb #2fbd5f91
 def _conv_bn(inside, outside, kernel, relu):
-    parts = OrderedDict(conv=nn.Conv2d(inside, outside, kernel, padding=kernel // 2, bias=False), bn=nn.BatchNorm2d(outside))
-    if relu: parts["activate"] = nn.ReLU(inplace=True)
+    parts = OrderedDict(
+        conv=nn.Conv2d(inside, outside, kernel, padding=kernel // 2, bias=False),
+        bn=nn.BatchNorm2d(outside),
+    )
+    if relu:
+        parts["activate"] = nn.ReLU(inplace=True)
     return nn.Sequential(parts)

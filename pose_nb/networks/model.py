@@ -12,8 +12,10 @@ from torch import nn
 class PoseModel(nn.Module):
     """A pose network: `head(backbone(images))`.
 
-    model(images): normalised RGB images (B, 3, H, W) -> heatmaps (B, K, h, w) of the last stage, the ones to decode.
-    model.stages(images): list of the heatmaps of all supervised stages, in order; the last is the result. The same as
+    model(images): normalised RGB images (B, 3, H, W) -> heatmaps (B, K, h, w) of the last stage,
+    the ones to decode.
+    model.stages(images): list of the heatmaps of all supervised stages, in order; the last is the
+    result. The same as
     model(images, all_stages=True), which is what a wrapper for several GPUs can call.
     """
 

@@ -24,133 +24,244 @@ def turn(axis, degrees):
     return matrix
 
 # %% ../../nbs/parts/910_synth.body.ipynb #08adc30c
-LIMITS = {"lean": (-25, 30), "roll": (-25, 25), "bend": (-15, 40), "twist": (-35, 35),            # degrees
-          "head_yaw": (-60, 60), "head_pitch": (-30, 35), "head_roll": (-25, 25),
-          "shoulder_flex": (-45, 170), "shoulder_abd": (-10, 170), "humerus": (-70, 90), "elbow": (0, 145),
-          "hip_flex": (-25, 110), "hip_abd": (-8, 45), "hip_turn": (-25, 35), "knee": (0, 135)}
+LIMITS = {
+    "lean": (-25, 30),
+    "roll": (-25, 25),
+    "bend": (-15, 40),
+    "twist": (-35, 35),  # degrees
+    "head_yaw": (-60, 60),
+    "head_pitch": (-30, 35),
+    "head_roll": (-25, 25),
+    "shoulder_flex": (-45, 170),
+    "shoulder_abd": (-10, 170),
+    "humerus": (-70, 90),
+    "elbow": (0, 145),
+    "hip_flex": (-25, 110),
+    "hip_abd": (-8, 45),
+    "hip_turn": (-25, 35),
+    "knee": (0, 135),
+}
 
-
+# %% ../../nbs/parts/910_synth.body.ipynb #cf89da70
 # lengths and half widths as parts of the body height
-LENGTHS = {"thigh": .245, "shin": .235, "foot": .125, "foot_height": .04, "hip": .052, "lower_spine": .125, "upper_spine": .165,
-           "neck": .052, "head": .16, "shoulder": .105, "upper_arm": .168, "forearm": .145, "hand": .065}
+LENGTHS = {
+    "thigh": 0.245,
+    "shin": 0.235,
+    "foot": 0.125,
+    "foot_height": 0.04,
+    "hip": 0.052,
+    "lower_spine": 0.125,
+    "upper_spine": 0.165,
+    "neck": 0.052,
+    "head": 0.16,
+    "shoulder": 0.105,
+    "upper_arm": 0.168,
+    "forearm": 0.145,
+    "hand": 0.065,
+}
 
 # %% ../../nbs/parts/910_synth.body.ipynb #7f1bc867
 # flexion, abduction and turn of the shoulder, flexion of the elbow; and how often
-ARM_KINDS = {"down": ((-15, 25), (3, 18), (-20, 20), (0, 30)), "hip": ((-35, -5), (25, 45), (-60, -25), (70, 100)),
-             "reach": ((45, 110), (-5, 35), (-30, 50), (0, 60)), "up": ((0, 40), (115, 165), (-20, 60), (0, 80)),
-             "side": ((-10, 30), (55, 105), (-30, 90), (0, 110)), "bent": ((5, 50), (3, 30), (-60, 10), (60, 140)),
-             "free": ((-40, 150), (0, 120), (-60, 80), (0, 140))}
+ARM_KINDS = {
+    "down": ((-15, 25), (3, 18), (-20, 20), (0, 30)),
+    "hip": ((-35, -5), (25, 45), (-60, -25), (70, 100)),
+    "reach": ((45, 110), (-5, 35), (-30, 50), (0, 60)),
+    "up": ((0, 40), (115, 165), (-20, 60), (0, 80)),
+    "side": ((-10, 30), (55, 105), (-30, 90), (0, 110)),
+    "bent": ((5, 50), (3, 30), (-60, 10), (60, 140)),
+    "free": ((-40, 150), (0, 120), (-60, 80), (0, 140)),
+}
+ARM_WEIGHTS = (0.36, 0.12, 0.12, 0.12, 0.12, 0.12, 0.04)
+BODY_KINDS = {
+    "stand": 0.4,
+    "walk": 0.27,
+    "run": 0.08,
+    "jump": 0.08,
+    "sit": 0.08,
+    "squat": 0.03,
+    "kick": 0.06,
+}
 
-
-ARM_WEIGHTS = (.36, .12, .12, .12, .12, .12, .04)
-
-BODY_KINDS = {"stand": .4, "walk": .27, "run": .08, "jump": .08, "sit": .08, "squat": .03, "kick": .06}
-
+# %% ../../nbs/parts/910_synth.body.ipynb #0123729f
 SIDES = ("left", "right")
 
 # %% ../../nbs/parts/910_synth.body.ipynb #fa42003d
 def sample_pose(rng, kind=None):
-    """A plausible pose: angles in degrees within `LIMITS`, `kind`, `yaw` (0 faces the camera) and `lift` (of a jump, in body heights)."""
+    """A plausible pose: angles in degrees within `LIMITS`, `kind`, `yaw` (0 faces the camera) and
+    `lift` (of a jump, in body heights)."""
     u = lambda a, b: float(rng.uniform(a, b))
     kind = kind or list(BODY_KINDS)[int(rng.choice(len(BODY_KINDS), p=list(BODY_KINDS.values())))]
-    wild, away = 2.2 if u(0, 1) < .15 else 1.0, u(0, 1)
-    yaw = u(-55, 55) if away < .65 else u(-180, 180) if away < .8 else u(135, 225)          # most people face us, some turn their backs
-    pose = {"kind": kind, "yaw": yaw, "lift": 0.0,
-            "lean": u(-8, 11) * wild, "roll": u(-9, 9) * wild, "bend": u(-5, 12) * wild, "twist": u(-15, 15) * wild,
-            "head_yaw": u(-35, 35), "head_pitch": u(-12, 18), "head_roll": u(-10, 10)}
-    arm, alike = None, u(0, 1) < .35
+    wild, away = 2.2 if u(0, 1) < 0.15 else 1.0, u(0, 1)
+    yaw = (
+        u(-55, 55) if away < 0.65 else u(-180, 180) if away < 0.8 else u(135, 225)
+    )  # most people face us, some turn their backs
+    pose = {
+        "kind": kind,
+        "yaw": yaw,
+        "lift": 0.0,
+        "lean": u(-8, 11) * wild,
+        "roll": u(-9, 9) * wild,
+        "bend": u(-5, 12) * wild,
+        "twist": u(-15, 15) * wild,
+        "head_yaw": u(-35, 35),
+        "head_pitch": u(-12, 18),
+        "head_roll": u(-10, 10),
+    }
+    arm, alike = None, u(0, 1) < 0.35
     for side in SIDES:
-        if arm is None or not alike: arm = list(ARM_KINDS.values())[int(rng.choice(len(ARM_KINDS), p=ARM_WEIGHTS))]
-        for name, (low, high) in zip(("shoulder_flex", "shoulder_abd", "humerus", "elbow"), arm): pose[f"{side}_{name}"] = u(low, high)
-        pose |= {f"{side}_hip_flex": u(-6, 10), f"{side}_hip_abd": u(0, 11), f"{side}_hip_turn": u(-5, 20), f"{side}_knee": u(0, 12)}
+        if arm is None or not alike:
+            arm = list(ARM_KINDS.values())[int(rng.choice(len(ARM_KINDS), p=ARM_WEIGHTS))]
+        for name, (low, high) in zip(("shoulder_flex", "shoulder_abd", "humerus", "elbow"), arm):
+            pose[f"{side}_{name}"] = u(low, high)
+        pose |= {
+            f"{side}_hip_flex": u(-6, 10),
+            f"{side}_hip_abd": u(0, 11),
+            f"{side}_hip_turn": u(-5, 20),
+            f"{side}_knee": u(0, 12),
+        }
     _sample_legs(pose, u)
     for name, value in pose.items():
         low, high = LIMITS.get(name.removeprefix("left_").removeprefix("right_"), (None, None))
-        if low is not None: pose[name] = min(max(value, low), high)
+        if low is not None:
+            pose[name] = min(max(value, low), high)
     return pose
 
-
+# %% ../../nbs/parts/910_synth.body.ipynb #90603452
 def _sample_legs(pose, u):
     """Change the legs of a standing pose to those of its kind."""
-    kind, (lead, other) = pose["kind"], SIDES if u(0, 1) < .5 else SIDES[::-1]
-    both = lambda **ranges: [pose.update({f"{side}_{name}": u(*r)}) for side in SIDES for name, r in ranges.items()]
+    kind, (lead, other) = pose["kind"], SIDES if u(0, 1) < 0.5 else SIDES[::-1]
+    both = lambda **ranges: [
+        pose.update({f"{side}_{name}": u(*r)}) for side in SIDES for name, r in ranges.items()
+    ]
     if kind in ("walk", "run"):
         stride = u(14, 32) if kind == "walk" else u(30, 60)
-        pose |= {f"{lead}_hip_flex": stride, f"{other}_hip_flex": -stride * u(.4, .8), f"{lead}_knee": u(0, .8) * stride,
-                 f"{other}_knee": u(5, 35) if kind == "walk" else u(30, 100), "lift": u(0, .05) if kind == "run" else 0.0}
-        if u(0, 1) < .6:                                   # the arms swing against the legs
+        pose |= {
+            f"{lead}_hip_flex": stride,
+            f"{other}_hip_flex": -stride * u(0.4, 0.8),
+            f"{lead}_knee": u(0, 0.8) * stride,
+            f"{other}_knee": u(5, 35) if kind == "walk" else u(30, 100),
+            "lift": u(0, 0.05) if kind == "run" else 0.0,
+        }
+        if u(0, 1) < 0.6:  # the arms swing against the legs
             both(shoulder_abd=(4, 18))
-            pose |= {f"{lead}_shoulder_flex": -stride * u(.5, 1), f"{other}_shoulder_flex": stride * u(.5, 1.2)}
+            pose |= {
+                f"{lead}_shoulder_flex": -stride * u(0.5, 1),
+                f"{other}_shoulder_flex": stride * u(0.5, 1.2),
+            }
     elif kind == "jump":
         both(hip_flex=(-15, 60), knee=(0, 90), hip_abd=(0, 38))
-        pose["lift"] = u(.04, .16)
+        pose["lift"] = u(0.04, 0.16)
     elif kind == "sit":
         both(hip_flex=(70, 95), knee=(65, 105), hip_abd=(0, 22))
-        pose["lean"], pose["roll"] = pose["lean"] * .4, pose["roll"] * .3
+        pose["lean"], pose["roll"] = pose["lean"] * 0.4, pose["roll"] * 0.3
     elif kind == "squat":
         flex, knee = u(55, 100), u(80, 130)
         both(hip_flex=(flex - 8, flex + 8), knee=(knee - 8, knee + 8), hip_abd=(5, 30))
         pose["lean"] = u(8, 28)
-    elif kind == "kick": pose |= {f"{lead}_hip_flex": u(30, 90), f"{lead}_knee": u(0, 90), f"{lead}_hip_abd": u(0, 35)}
+    elif kind == "kick":
+        pose |= {
+            f"{lead}_hip_flex": u(30, 90),
+            f"{lead}_knee": u(0, 90),
+            f"{lead}_hip_abd": u(0, 35),
+        }
 
 # %% ../../nbs/parts/910_synth.body.ipynb #2f7afb03
 def sample_shape(rng):
-    """Lengths of one person in metres: `height`, all of `LENGTHS` varied by a few percent, and `girth`, which thickens the limbs."""
+    """Lengths of one person in metres: `height`, all of `LENGTHS` varied by a few percent, and
+    `girth`, which thickens the limbs."""
     height = float(rng.uniform(1.5, 1.92))
-    shape = {name: length * height * float(rng.uniform(.95, 1.05)) for name, length in LENGTHS.items()}
+    shape = {
+        name: length * height * float(rng.uniform(0.95, 1.05)) for name, length in LENGTHS.items()
+    }
     shape |= {"height": height, "girth": height * float(rng.uniform(1.0, 1.35))}
-    shape["shoulder"] *= float(rng.uniform(.9, 1.1))
+    shape["shoulder"] *= float(rng.uniform(0.9, 1.1))
     return shape
 
 # %% ../../nbs/parts/910_synth.body.ipynb #24a3bdb0
 def solve(pose, shape):
-    """Forward kinematics: the joints {name: (3,)} in metres and frames {part: (3, 3)} whose columns point to the part's left, up and front.
+    """Forward kinematics: the joints {name: (3,)} in metres and frames {part: (3, 3)} whose columns
+    point to the part's left, up and front.
 
-    World axes: x to the right of the image, y up, z towards the camera; the lowest point of the feet stands at y = lift.
+    World axes: x to the right of the image, y up, z towards the camera; the lowest point of the
+    feet stands at y = lift.
     """
     hips = turn("y", pose["yaw"]) @ turn("x", pose["lean"]) @ turn("z", pose["roll"])
     chest = hips @ turn("x", pose["bend"]) @ turn("y", pose["twist"])
-    head = chest @ turn("y", pose["head_yaw"]) @ turn("x", pose["head_pitch"] - pose["bend"] * .5) @ turn("z", pose["head_roll"])
+    head = (
+        chest
+        @ turn("y", pose["head_yaw"])
+        @ turn("x", pose["head_pitch"] - pose["bend"] * 0.5)
+        @ turn("z", pose["head_roll"])
+    )
     frames = {"pelvis": hips, "chest": chest, "head": head}
     joints = {"pelvis": np.zeros(3), "belly": hips[:, 1] * shape["lower_spine"]}
     joints["thorax"] = joints["belly"] + chest[:, 1] * shape["upper_spine"]
-    joints["upper_neck"] = joints["thorax"] + (chest @ (0, .75, .15) + head[:, 1] * .25) * shape["neck"]
+    joints["upper_neck"] = (
+        joints["thorax"] + (chest @ (0, 0.75, 0.15) + head[:, 1] * 0.25) * shape["neck"]
+    )
     joints["head_top"] = joints["upper_neck"] + head[:, 1] * shape["head"]
-    joints["head"] = joints["upper_neck"] + head @ (0, .5, .08) * shape["head"]
+    joints["head"] = joints["upper_neck"] + head @ (0, 0.5, 0.08) * shape["head"]
     for side, sign in zip(SIDES, (1.0, -1.0)):
-        angles = {name[len(side) + 1:]: value for name, value in pose.items() if name.startswith(side)}
+        angles = {
+            name[len(side) + 1 :]: value for name, value in pose.items() if name.startswith(side)
+        }
         _solve_arm(joints, frames, angles, shape, side, sign)
         _solve_leg(joints, frames, angles, shape, side, sign)
-    joints |= {"neck": joints["thorax"] * .6 + joints["upper_neck"] * .4, "head_bottom": joints["upper_neck"],
-               "spine": joints["pelvis"] * .5 + joints["belly"] * .5, "chest": joints["belly"] * .45 + joints["thorax"] * .55}
-    ground = min(joints[f"{side}_{name}"][1] for side in SIDES for name in ("heel", "toe")) - shape["height"] * .02
+    joints |= {
+        "neck": joints["thorax"] * 0.6 + joints["upper_neck"] * 0.4,
+        "head_bottom": joints["upper_neck"],
+        "spine": joints["pelvis"] * 0.5 + joints["belly"] * 0.5,
+        "chest": joints["belly"] * 0.45 + joints["thorax"] * 0.55,
+    }
+    ground = (
+        min(joints[f"{side}_{name}"][1] for side in SIDES for name in ("heel", "toe"))
+        - shape["height"] * 0.02
+    )
     rise = np.array([0, pose["lift"] * shape["height"] - ground, 0])
     return {name: p + rise for name, p in joints.items()}, frames
 
 # %% ../../nbs/parts/910_synth.body.ipynb #083a11f1
 def _solve_arm(joints, frames, angles, shape, side, sign):
-    """Shoulder, elbow, wrist and hand: swing outwards, then forwards, turn about the bone, bend the elbow. `sign` mirrors turns about y and z."""
-    shrug = shape["height"] * (-.012 + .03 * max(0.0, angles["shoulder_abd"] - 60) / 110)
-    swing = turn("x", -angles["shoulder_flex"]) @ turn("z", sign * angles["shoulder_abd"]) @ turn("y", sign * angles["humerus"])
+    """Shoulder, elbow, wrist and hand: swing outwards, then forwards, turn about the bone, bend the
+    elbow. `sign` mirrors turns about y and z."""
+    shrug = shape["height"] * (-0.012 + 0.03 * max(0.0, angles["shoulder_abd"] - 60) / 110)
+    swing = (
+        turn("x", -angles["shoulder_flex"])
+        @ turn("z", sign * angles["shoulder_abd"])
+        @ turn("y", sign * angles["humerus"])
+    )
     upper = frames["chest"] @ swing
     lower = upper @ turn("x", -angles["elbow"])
     frames |= {f"{side}_upper_arm": upper, f"{side}_forearm": lower}
-    p = joints[f"{side}_shoulder"] = joints["thorax"] + frames["chest"] @ (sign * shape["shoulder"], shrug, 0)
-    for joint, frame, length in (("elbow", upper, "upper_arm"), ("wrist", lower, "forearm"), ("hand", lower, "hand")):
+    p = joints[f"{side}_shoulder"] = joints["thorax"] + frames["chest"] @ (
+        sign * shape["shoulder"],
+        shrug,
+        0,
+    )
+    for joint, frame, length in (
+        ("elbow", upper, "upper_arm"),
+        ("wrist", lower, "forearm"),
+        ("hand", lower, "hand"),
+    ):
         p = joints[f"{side}_{joint}"] = p - frame[:, 1] * shape[length]
 
-
+# %% ../../nbs/parts/910_synth.body.ipynb #15b33f94
 def _solve_leg(joints, frames, angles, shape, side, sign):
     """Hip, knee, ankle, heel and toe; the ankle tries to keep the sole flat."""
-    thigh = frames["pelvis"] @ turn("x", -angles["hip_flex"]) @ turn("z", sign * angles["hip_abd"]) @ turn("y", sign * angles["hip_turn"])
+    thigh = (
+        frames["pelvis"]
+        @ turn("x", -angles["hip_flex"])
+        @ turn("z", sign * angles["hip_abd"])
+        @ turn("y", sign * angles["hip_turn"])
+    )
     shin = thigh @ turn("x", angles["knee"])
     foot = shin @ turn("x", min(max(angles["hip_flex"] - angles["knee"], -45), 25))
     frames |= {f"{side}_thigh": thigh, f"{side}_shin": shin, f"{side}_foot": foot}
     hip = joints[f"{side}_hip"] = frames["pelvis"][:, 0] * (sign * shape["hip"])
     knee = joints[f"{side}_knee"] = hip - thigh[:, 1] * shape["thigh"]
     ankle = joints[f"{side}_ankle"] = knee - shin[:, 1] * shape["shin"]
-    joints[f"{side}_heel"] = ankle + foot @ (0, -.6 * shape["foot_height"], -.18 * shape["foot"])
-    joints[f"{side}_toe"] = ankle + foot @ (0, -.7 * shape["foot_height"], .82 * shape["foot"])
+    joints[f"{side}_heel"] = ankle + foot @ (0, -0.6 * shape["foot_height"], -0.18 * shape["foot"])
+    joints[f"{side}_toe"] = ankle + foot @ (0, -0.7 * shape["foot_height"], 0.82 * shape["foot"])
 
 # %% ../../nbs/parts/910_synth.body.ipynb #999a3b87
 _BODY = """nose left_eye right_eye left_ear right_ear left_shoulder right_shoulder left_elbow right_elbow left_wrist right_wrist
@@ -165,53 +276,76 @@ _ALIASES = {"top_head": "head_top"}
 
 
 def _mix(text):
-    """'17' is one landmark, '37 38' the mean of two, '19*3 37' a weighted mean: ((name, weight), ...)."""
+    """'17' is one landmark, '37 38' the mean of two, '19*3 37' a weighted mean: ((name, weight),
+    ...)."""
     parts = [(*p.split("*"), "1")[:2] for p in text.split()]
     total = sum(float(weight) for _, weight in parts)
     return tuple((f"face_{i}", float(weight) / total) for i, weight in parts)
 
-
+# %% ../../nbs/parts/910_synth.body.ipynb #82be4759
 def _face_sets():
     """For each face data set, which of the 68 landmarks (or means of them) its points are."""
-    left, right = "36 37 38 39 40 41", "42 43 44 45 46 47"        # the eyes, by their side of the picture; their means are the pupils
+    left, right = (
+        "36 37 38 39 40 41",
+        "42 43 44 45 46 47",
+    )  # the eyes, by their side of the picture; their means are the pupils
     same = [str(i) for i in range(68)]
     aflw = f"17|19|21|22|24|26|36|{left}|39|42|{right}|45|31|30|35|48|62 66|54|8".split("|")
     cofw = f"17|26|21|22|19|19*3 37 38|24|24*3 43 44|36|45|39|42|37 38|40 41|43 44|46 47|{left}|{right}|31|35|30|33|48|54|51|62|66|57|8"
     cofw = cofw.split("|")
     jaw = [f"{i // 2} {i // 2 + i % 2}" for i in range(33)]
-    brows = "17|18|19|20|21|21*3 39|20*3 38|19*3 37|18*3 36|22|23|24|25|26|25*3 45|24*3 44|23*3 43|22*3 42".split("|")
-    eyes = [p for o in (36, 42) for p in f"{o}|{o + 1}|{o + 1} {o + 2}|{o + 2}|{o + 3}|{o + 4}|{o + 4} {o + 5}|{o + 5}".split("|")]
+    brows = "17|18|19|20|21|21*3 39|20*3 38|19*3 37|18*3 36|22|23|24|25|26|25*3 45|24*3 44|23*3 43|22*3 42".split(
+        "|"
+    )
+    eyes = [
+        p
+        for o in (36, 42)
+        for p in f"{o}|{o + 1}|{o + 1} {o + 2}|{o + 2}|{o + 3}|{o + 4}|{o + 4} {o + 5}|{o + 5}".split(
+            "|"
+        )
+    ]
     wflw = jaw + brows + same[27:36] + eyes + same[48:68] + [left, right]
     sets = {"300w": same, "coco_wholebody_face": same, "aflw": aflw, "cofw": cofw, "wflw": wflw}
     return {name: tuple(map(_mix, points)) for name, points in sets.items()}
 
-
+# %% ../../nbs/parts/910_synth.body.ipynb #bdb3d35e
 _FACE_SETS = _face_sets()
 
 # %% ../../nbs/parts/910_synth.body.ipynb #2f76e270
 def keypoints_for(skeleton):
-    """The matrix (K, S) that turns superset coordinates into a skeleton's: rows sum to 1, most hold a single 1.
+    """The matrix (K, S) that turns superset coordinates into a skeleton's: rows sum to 1, most hold
+    a single 1.
 
-    `skeleton` is a Skeleton, a name like 'mpii' or '300w', or a list of keypoint names. Raises InputError for a name nothing is known of.
+    `skeleton` is a Skeleton, a name like 'mpii' or '300w', or a list of keypoint names. Raises
+    InputError for a name nothing is known of.
     """
     if isinstance(skeleton, str):
         known = {s.name: s for s in skeletons.ALL}
-        if skeleton not in known: raise InputError(f"keypoints_for: no skeleton {skeleton!r}; known: {', '.join(known)}")
+        if skeleton not in known:
+            raise InputError(f"keypoints_for: no skeleton {skeleton!r}; known: {', '.join(known)}")
         skeleton = known[skeleton]
-    name, names = (skeleton.name, skeleton.keypoints) if isinstance(skeleton, skeletons.Skeleton) else (None, tuple(skeleton))
+    name, names = (
+        (skeleton.name, skeleton.keypoints)
+        if isinstance(skeleton, skeletons.Skeleton)
+        else (None, tuple(skeleton))
+    )
     mixes = _FACE_SETS.get(name, ())
-    if len(mixes) != len(names): mixes = [((_ALIASES.get(n, n), 1.0),) for n in names]
+    if len(mixes) != len(names):
+        mixes = [((_ALIASES.get(n, n), 1.0),) for n in names]
     matrix = np.zeros((len(mixes), len(SYNTH_KEYPOINTS)), np.float32)
     for row, mix in zip(matrix, mixes):
         for point, weight in mix:
             if point not in SYNTH_KEYPOINTS:
-                raise InputError(f"keypoints_for: synthetic people have no {point!r}; they have {', '.join(_BODY)}, face_0 … face_67")
+                raise InputError(
+                    f"keypoints_for: synthetic people have no {point!r}; they have {', '.join(_BODY)}, face_0 … face_67"
+                )
             row[SYNTH_KEYPOINTS.index(point)] += weight
     return matrix
 
 # %% ../../nbs/parts/910_synth.body.ipynb #7bcbb44a
 def select(keypoints, matrix):
-    """Superset keypoints (..., S, 3) as those of the matrix (..., K, 3): coordinates mixed, flag = the lowest of those mixed."""
+    """Superset keypoints (..., S, 3) as those of the matrix (..., K, 3): coordinates mixed, flag =
+    the lowest of those mixed."""
     keypoints = np.asarray(keypoints, np.float32)
     xy = (matrix[:, :, None] * keypoints[..., None, :, :2]).sum(-2)
     flags = np.where(matrix > 0, keypoints[..., None, :, 2], np.float32(9)).min(-1)

@@ -26,7 +26,7 @@ from .body import keypoints_for, select
 from .drawing import render
 
 # %% ../../nbs/parts/960_synth.data.ipynb #99b54fbf
-VERSION = 2                                                # goes up when the same parameters give other images
+VERSION = 2  # goes up when the same parameters give other images
 
 DETECTIONS = "person_detection_results/COCO_val2017_detections_AP_H_56_person.json"
 
@@ -34,141 +34,263 @@ FIRST_ID = {"train": 1, "val": 500001}
 
 # %% ../../nbs/parts/960_synth.data.ipynb #b28e60bf
 def polygons(mask):
-    """The outlines of a mask (h, w) as COCO polygons [[x, y, x, y, …], …], along the edges of its pixels; holes are filled."""
+    """The outlines of a mask (h, w) as COCO polygons [[x, y, x, y, …], …], along the edges of its
+    pixels; holes are filled."""
     h, w = mask.shape
     corners = np.zeros((2 * h + 1, 2 * w + 1), np.uint8)
     corners[1::2, 1::2] = mask
     corners = cv2.dilate(corners, np.ones((3, 3), np.uint8))
     outlines, _ = cv2.findContours(corners, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    outlines = [cv2.approxPolyDP(o, .8, True).reshape(-1) / 2 for o in outlines]
+    outlines = [cv2.approxPolyDP(o, 0.8, True).reshape(-1) / 2 for o in outlines]
     return [o.tolist() for o in outlines if len(o) >= 6]
 
 
 def run_lengths(mask):
-    """The mask as COCO writes crowds: uncompressed run lengths, column by column, starting with the zeros."""
+    """The mask as COCO writes crowds: uncompressed run lengths, column by column, starting with the
+    zeros."""
     flat = np.concatenate([[0], mask.T.reshape(-1).astype(np.int8), [0]])
     edges = np.flatnonzero(np.diff(flat))
-    edges = np.concatenate([[0], edges, [mask.size]] if len(edges) % 2 == 0 and edges[-1] != mask.size else [[0], edges])
+    edges = np.concatenate(
+        [[0], edges, [mask.size]]
+        if len(edges) % 2 == 0 and edges[-1] != mask.size
+        else [[0], edges]
+    )
     return {"counts": np.diff(edges).tolist(), "size": list(mask.shape)}
 
 # %% ../../nbs/parts/960_synth.data.ipynb #c4c8dae8
 def annotate(person, image_id, annotation_id, skeleton, face=False):
-    """One COCO annotation. Points outside the image, and all those of unlabelled people, are 0, 0, 0."""
+    """One COCO annotation. Points outside the image, and all those of unlabelled people, are 0, 0,
+    0."""
     points = select(person.keypoints, keypoints_for(skeleton))
-    if not person.labelled: points[:] = 0
+    if not person.labelled:
+        points[:] = 0
     points[points[:, 2] == 0] = 0
     x0, y0, x1, y1 = person.box
     known = points[:, 2] > 0
     if face and known.any():
         (x0, y0), (x1, y1) = points[known, :2].min(0).tolist(), points[known, :2].max(0).tolist()
-    return {"id": annotation_id, "image_id": image_id, "category_id": 1, "iscrowd": int(person.crowd), "area": person.area,
-            "bbox": [x0, y0, x1 - x0, y1 - y0], "segmentation": run_lengths(person.mask) if person.crowd else polygons(person.mask),
-            "num_keypoints": int(known.sum()),
-            "keypoints": [int(v) if i % 3 == 2 else round(float(v), 4) for i, v in enumerate(points.reshape(-1))]}
+    return {
+        "id": annotation_id,
+        "image_id": image_id,
+        "category_id": 1,
+        "iscrowd": int(person.crowd),
+        "area": person.area,
+        "bbox": [x0, y0, x1 - x0, y1 - y0],
+        "segmentation": run_lengths(person.mask) if person.crowd else polygons(person.mask),
+        "num_keypoints": int(known.sum()),
+        "keypoints": [
+            int(v) if i % 3 == 2 else round(float(v), 4) for i, v in enumerate(points.reshape(-1))
+        ],
+    }
 
-
+# %% ../../nbs/parts/960_synth.data.ipynb #34a0aeb4
 def _write_one(index, folder, split, options, skeleton):
-    """Draw, write and annotate image number `index` of a split; runs in any process, in any order."""
+    """Draw, write and annotate image number `index` of a split; runs in any process, in any
+    order."""
     cv2.setNumThreads(1)
     seed = [options["seed"], ("train", "val").index(split), index]
-    image, people = render(seed, options["size"], options["people"], options["closeup"], oddities=True, facing=options["facing"])
+    image, people = render(
+        seed,
+        options["size"],
+        options["people"],
+        options["closeup"],
+        oddities=True,
+        facing=options["facing"],
+    )
     image_id = FIRST_ID[split] + index
     name = f"{image_id:012d}.jpg"
     path = Path(folder, f"{split}2017", name)
-    if not cv2.imwrite(str(path), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92]): raise OSError(f"could not write {path}")
+    if not cv2.imwrite(str(path), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92]):
+        raise OSError(f"could not write {path}")
     entry = {"id": image_id, "file_name": name, "width": image.shape[1], "height": image.shape[0]}
-    return entry, [annotate(p, image_id, image_id * 100 + k, skeleton, options["closeup"]) for k, p in enumerate(people)]
+    return entry, [
+        annotate(p, image_id, image_id * 100 + k, skeleton, options["closeup"])
+        for k, p in enumerate(people)
+    ]
 
 # %% ../../nbs/parts/960_synth.data.ipynb #5110b22a
 def detections(entries, annotations, seed):
-    """What a person detector might say about these images: jittered boxes, some people missed, some seen twice, boxes around nothing."""
+    """What a person detector might say about these images: jittered boxes, some people missed, some
+    seen twice, boxes around nothing."""
     rng = np.random.default_rng([seed, 7])
     u = lambda a, b: float(rng.uniform(a, b))
     rows, by_image = [], {}
+
     def add(image, x, y, w, h, score):
-        rows.append({"image_id": image["id"], "category_id": 1, "bbox": [round(v, 2) for v in (x, y, w, h)], "score": round(score, 4)})
-    for a in annotations: by_image.setdefault(a["image_id"], []).append(a)
+        rows.append(
+            {
+                "image_id": image["id"],
+                "category_id": 1,
+                "bbox": [round(v, 2) for v in (x, y, w, h)],
+                "score": round(score, 4),
+            }
+        )
+
+    for a in annotations:
+        by_image.setdefault(a["image_id"], []).append(a)
     for image in entries:
         for a in by_image.get(image["id"], []):
-            if a["iscrowd"] or u(0, 1) < (.06 if a["num_keypoints"] else .5): continue
+            if a["iscrowd"] or u(0, 1) < (0.06 if a["num_keypoints"] else 0.5):
+                continue
             x, y, w, h = a["bbox"]
-            for again in range(2 if u(0, 1) < .08 else 1):
-                size = .05 + .1 * again
+            for again in range(2 if u(0, 1) < 0.08 else 1):
+                size = 0.05 + 0.1 * again
                 dx, dy, dw, dh = (u(-size, size) for _ in range(4))
-                score = .99 - 1.5 * (abs(dx) + abs(dy) + abs(dw) + abs(dh)) * u(.3, 1)
-                if again or not a["num_keypoints"]: score *= .6
-                add(image, x + dx * w, y + dy * h, w * (1 + dw), h * (1 + dh), max(.05, score))
-        for _ in range(int(rng.integers(0, 3)) if u(0, 1) < .4 else 0):
-            w, h = u(.08, .3) * image["width"], u(.2, .6) * image["height"]
-            add(image, u(0, image["width"] - w), u(0, image["height"] - h), w, h, u(.02, .45))
+                score = 0.99 - 1.5 * (abs(dx) + abs(dy) + abs(dw) + abs(dh)) * u(0.3, 1)
+                if again or not a["num_keypoints"]:
+                    score *= 0.6
+                add(image, x + dx * w, y + dy * h, w * (1 + dw), h * (1 + dh), max(0.05, score))
+        for _ in range(int(rng.integers(0, 3)) if u(0, 1) < 0.4 else 0):
+            w, h = u(0.08, 0.3) * image["width"], u(0.2, 0.6) * image["height"]
+            add(image, u(0, image["width"] - w), u(0, image["height"] - h), w, h, u(0.02, 0.45))
     return rows
 
 # %% ../../nbs/parts/960_synth.data.ipynb #05f871ca
-def make_dataset(root, train=600, val=120, seed=0, size=(320, 256), people=(1, 3), skeleton=COCO, closeup=False, facing=False,
-                 workers=None, progress=True):
-    """Write a synthetic data set of `train` and `val` images in the layout of COCO 2017 and return its folder.
+def make_dataset(
+    root,
+    train=600,
+    val=120,
+    seed=0,
+    size=(320, 256),
+    people=(1, 3),
+    skeleton=COCO,
+    closeup=False,
+    facing=False,
+    workers=None,
+    progress=True,
+):
+    """Write a synthetic data set of `train` and `val` images in the layout of COCO 2017 and return
+    its folder.
 
-    The folder appears only when complete. An equal one that exists is kept, another synthetic one is replaced, anything else raises
-    InputError. `size` is (w, h), `people` the range per image, `closeup` frames heads (for face skeletons), `facing` lets nobody turn away
-    from the camera. `workers` is the number of processes: None chooses, 0 draws in this one; it does not change the result.
+    The folder appears only when complete. An equal one that exists is kept, another synthetic one
+    is replaced, anything else raises
+    InputError. `size` is (w, h), `people` the range per image, `closeup` frames heads (for face
+    skeletons), `facing` lets nobody turn away
+    from the camera. `workers` is the number of processes: None chooses, 0 draws in this one; it
+    does not change the result.
     """
     root = Path(root)
-    for name, count in (("train", train), ("val", val)): _check(name, count, isinstance(count, int) and 0 <= count < 400000, "0 to 399999 images")
+    for name, count in (("train", train), ("val", val)):
+        _check(name, count, isinstance(count, int) and 0 <= count < 400000, "0 to 399999 images")
     _check("seed", seed, isinstance(seed, int) and seed >= 0, "a whole number from 0")
-    _check("size", size, len(size) == 2 and all(isinstance(s, int) and 64 <= s <= 4096 for s in size), "(width, height), each 64 to 4096")
-    _check("people", people, len(people) == 2 and 0 <= people[0] <= people[1] <= 20, "the least and the most per image, at most 20")
-    options = {"train": train, "val": val, "seed": seed, "size": list(size), "people": list(people), "skeleton": skeleton.name,
-               "keypoints": list(skeleton.keypoints), "closeup": bool(closeup), "facing": bool(facing),
-               "version": VERSION}
-    keypoints_for(skeleton)                                # an unknown keypoint is better found now
-    if root.exists() and _existing(root) == options: return root
+    _check(
+        "size",
+        size,
+        len(size) == 2 and all(isinstance(s, int) and 64 <= s <= 4096 for s in size),
+        "(width, height), each 64 to 4096",
+    )
+    _check(
+        "people",
+        people,
+        len(people) == 2 and 0 <= people[0] <= people[1] <= 20,
+        "the least and the most per image, at most 20",
+    )
+    options = {
+        "train": train,
+        "val": val,
+        "seed": seed,
+        "size": list(size),
+        "people": list(people),
+        "skeleton": skeleton.name,
+        "keypoints": list(skeleton.keypoints),
+        "closeup": bool(closeup),
+        "facing": bool(facing),
+        "version": VERSION,
+    }
+    keypoints_for(skeleton)  # an unknown keypoint is better found now
+    if root.exists() and _existing(root) == options:
+        return root
     root.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=root.parent, prefix=f".{root.name}.part-"))
     try:
-        for split, count in (("train", train), ("val", val)): _write_split(folder, split, count, options, skeleton, workers, progress)
-        write_json(folder / "synthpose.json", {"synthetic": True, "by": "pose_nb.synth", "parameters": options})
+        for split, count in (("train", train), ("val", val)):
+            _write_split(folder, split, count, options, skeleton, workers, progress)
+        write_json(
+            folder / "synthpose.json",
+            {"synthetic": True, "by": "pose_nb.synth", "parameters": options},
+        )
         os.chmod(folder, 0o755)
         if root.exists():
             old = folder.with_name(folder.name + "-old")
             os.replace(root, old)
             os.replace(folder, root)
             shutil.rmtree(old)
-        else: os.replace(folder, root)
-    finally: shutil.rmtree(folder, ignore_errors=True)
+        else:
+            os.replace(folder, root)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     return root
 
 # %% ../../nbs/parts/960_synth.data.ipynb #98327443
 def _check(name, value, fine, wanted):
-    if not fine: raise InputError(f"make_dataset: {name}={value!r}; give {wanted}")
+    if not fine:
+        raise InputError(f"make_dataset: {name}={value!r}; give {wanted}")
 
 
 def _existing(root):
-    """The parameters of the synthetic data set at `root`; None for an empty folder; InputError if something else is there."""
-    if root.is_dir() and not any(root.iterdir()): return None
+    """The parameters of the synthetic data set at `root`; None for an empty folder; InputError if
+    something else is there."""
+    if root.is_dir() and not any(root.iterdir()):
+        return None
     marker = root / "synthpose.json"
     if not marker.is_file():
-        raise InputError(f"make_dataset: {root} exists and is no synthetic data set (it has no synthpose.json); choose another folder")
+        raise InputError(
+            f"make_dataset: {root} exists and is no synthetic data set (it has no synthpose.json); choose another folder"
+        )
     return read_json(marker).get("parameters")
 
-
+# %% ../../nbs/parts/960_synth.data.ipynb #c9cfb5f8
 def _write_split(folder, split, count, options, skeleton, workers, progress):
     (folder / f"{split}2017").mkdir(parents=True)
     work = partial(_write_one, folder=str(folder), split=split, options=options, skeleton=skeleton)
-    if workers is None: workers = min(os.cpu_count() or 1, 8) if count >= 60 else 0
-    bar = partial(tqdm, total=count, desc=f"drawing {split}2017", unit="image", disable=not progress, mininterval=.5)
+    if workers is None:
+        workers = min(os.cpu_count() or 1, 8) if count >= 60 else 0
+    bar = partial(
+        tqdm,
+        total=count,
+        desc=f"drawing {split}2017",
+        unit="image",
+        disable=not progress,
+        mininterval=0.5,
+    )
     try:
-        if workers < 2: raise BrokenProcessPool
+        if workers < 2:
+            raise BrokenProcessPool
         with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-            done = list(bar(pool.map(work, range(count), chunksize=max(1, min(16, count // (4 * workers))))))
-    except BrokenProcessPool: done = list(bar(map(work, range(count))))
+            done = list(
+                bar(pool.map(work, range(count), chunksize=max(1, min(16, count // (4 * workers)))))
+            )
+    except BrokenProcessPool:
+        done = list(bar(map(work, range(count))))
     entries, annotations = [e for e, _ in done], [a for _, found in done for a in found]
-    category = {"id": 1, "name": "person", "supercategory": "person", "keypoints": list(skeleton.keypoints),
-                "skeleton": [[a + 1, b + 1] for a, b in skeleton.link_ids]}
-    info = {"description": "SYNTHETIC people, drawn by pose_nb; no photograph, no real person", "version": str(VERSION), "year": 2026}
+    category = {
+        "id": 1,
+        "name": "person",
+        "supercategory": "person",
+        "keypoints": list(skeleton.keypoints),
+        "skeleton": [[a + 1, b + 1] for a, b in skeleton.link_ids],
+    }
+    info = {
+        "description": "SYNTHETIC people, drawn by pose_nb; no photograph, no real person",
+        "version": str(VERSION),
+        "year": 2026,
+    }
     (folder / "annotations").mkdir(exist_ok=True)
-    text = json.dumps({"info": info, "licenses": [], "images": entries, "annotations": annotations, "categories": [category]})
-    (folder / "annotations" / f"person_keypoints_{split}2017.json").write_text(text, encoding="utf-8")
+    text = json.dumps(
+        {
+            "info": info,
+            "licenses": [],
+            "images": entries,
+            "annotations": annotations,
+            "categories": [category],
+        }
+    )
+    (folder / "annotations" / f"person_keypoints_{split}2017.json").write_text(
+        text, encoding="utf-8"
+    )
     if split == "val":
         path = folder / DETECTIONS
         path.parent.mkdir()
-        path.write_text(json.dumps(detections(entries, annotations, options["seed"])), encoding="utf-8")
+        path.write_text(
+            json.dumps(detections(entries, annotations, options["seed"])), encoding="utf-8"
+        )

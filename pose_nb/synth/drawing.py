@@ -13,27 +13,55 @@ import cv2
 import numpy as np
 
 from .body import SIDES, SYNTH_KEYPOINTS, sample_pose, sample_shape, solve
-from .figure import FINE, Figure, View, body_solids, canvas_keypoints, head_solids, sample_outfit
+from pose_nb.synth.figure import (
+    FINE,
+    Figure,
+    View,
+    body_solids,
+    canvas_keypoints,
+    head_solids,
+    sample_outfit,
+)
 from .scene import imitate_camera, sample_background, sample_color
 from .solid import Canvas, draw_solid, sample_face
 
 # %% ../../nbs/parts/950_synth.drawing.ipynb #52c65928
-NOBODY = 255                                               # in Canvas.person, a thing that is no person
+NOBODY = 255  # in Canvas.person, a thing that is no person
 
 # %% ../../nbs/parts/950_synth.drawing.ipynb #6e949a48
-# how far behind the surface a visible keypoint may lie, as a part of the height: about the thickness of the body there
-_DEEP = {"ear": .025, "shoulder": .055, "elbow": .042, "wrist": .034, "hip": .085, "knee": .06, "ankle": .042, "neck": .08,
-         "top": .05, "bottom": .1, "thorax": .09, "pelvis": .1, "belly": .1, "chest": .1, "spine": .1, "head": .13, "hand": .034,
-         "heel": .04, "toe": .04}
+# how far behind the surface a visible keypoint may lie, as a part of the height: about the
+# thickness of the body there
+_DEEP = {
+    "ear": 0.025,
+    "shoulder": 0.055,
+    "elbow": 0.042,
+    "wrist": 0.034,
+    "hip": 0.085,
+    "knee": 0.06,
+    "ankle": 0.042,
+    "neck": 0.08,
+    "top": 0.05,
+    "bottom": 0.1,
+    "thorax": 0.09,
+    "pelvis": 0.1,
+    "belly": 0.1,
+    "chest": 0.1,
+    "spine": 0.1,
+    "head": 0.13,
+    "hand": 0.034,
+    "heel": 0.04,
+    "toe": 0.04,
+}
 
-
-DEPTHS = np.array([_DEEP.get(name.split("_")[-1], .012) for name in SYNTH_KEYPOINTS])
+# %% ../../nbs/parts/950_synth.drawing.ipynb #42111ab2
+DEPTHS = np.array([_DEEP.get(name.split("_")[-1], 0.012) for name in SYNTH_KEYPOINTS])
 
 
 def flags(g, xyz, canvas, person):
-    """2 where a keypoint lies on its own person, no deeper than the body is thick there; 1 where something is in front; 0 outside."""
+    """2 where a keypoint lies on its own person, no deeper than the body is thick there; 1 where
+    something is in front; 0 outside."""
     h, w = canvas.depth.shape
-    col, row = (np.floor(xyz[:, i] + .5).astype(int) for i in (0, 1))
+    col, row = (np.floor(xyz[:, i] + 0.5).astype(int) for i in (0, 1))
     inside = (col >= 0) & (row >= 0) & (col < w) & (row < h)
     col, row = col.clip(0, w - 1), row.clip(0, h - 1)
     who, deep = canvas.person[row, col], g.distance + xyz[:, 2] / g.scale - canvas.depth[row, col]
@@ -42,30 +70,50 @@ def flags(g, xyz, canvas, person):
 
 # %% ../../nbs/parts/950_synth.drawing.ipynb #0d803ca5
 def draw_face(canvas, g, numbers, xy, v):
-    """Eyes, brows, mouth, nostrils and beard through the 68 landmarks, on those pixels that show the solids `numbers` (skull and nose)."""
+    """Eyes, brows, mouth, nostrils and beard through the 68 landmarks, on those pixels that show
+    the solids `numbers` (skull and nose)."""
     size = g.shape["head"] * g.scale
-    x0, y0 = (xy.min(0) - .2 * size).astype(int).clip(0)
-    x1, y1 = (xy.max(0) + .2 * size).astype(int).clip(0)
+    x0, y0 = (xy.min(0) - 0.2 * size).astype(int).clip(0)
+    x1, y1 = (xy.max(0) + 0.2 * size).astype(int).clip(0)
     view, on = canvas.color[y0:y1, x0:x1], np.isin(canvas.solid[y0:y1, x0:x1], numbers)
-    if size < 8 or not on.any(): return
+    if size < 8 or not on.any():
+        return
     patch, pts = view.copy(), np.round((xy - (x0, y0)) * 16).astype(np.int32)
     skin, hair = g.outfit["skin"], g.outfit["hair"]
-    seen = lambda ids: (v[ids] == 2).mean() > .5
+    seen = lambda ids: (v[ids] == 2).mean() > 0.5
     fill = lambda ids, c, to: cv2.fillPoly(to, [pts[ids]], np.floor(c).tolist(), cv2.LINE_AA, 4)
+
     def line(ids, c, t, closed=False):
-        cv2.polylines(patch, [pts[ids]], closed, np.floor(c).tolist(), max(1, int(t * size + .5)), cv2.LINE_AA, 4)
-    if g.outfit["beard"] and seen(np.arange(4, 13)): fill([*range(3, 14), 35, 33, 31], hair * .8 + skin * .2, patch)
-    for brow, eye in ((np.arange(17, 22), np.arange(36, 42)), (np.arange(22, 27), np.arange(42, 48))):
+        cv2.polylines(
+            patch,
+            [pts[ids]],
+            closed,
+            np.floor(c).tolist(),
+            max(1, int(t * size + 0.5)),
+            cv2.LINE_AA,
+            4,
+        )
+
+    if g.outfit["beard"] and seen(np.arange(4, 13)):
+        fill([*range(3, 14), 35, 33, 31], hair * 0.8 + skin * 0.2, patch)
+    for brow, eye in (
+        (np.arange(17, 22), np.arange(36, 42)),
+        (np.arange(22, 27), np.arange(42, 48)),
+    ):
         if seen(eye):
             ball, lids = np.full_like(patch, 245), np.zeros_like(patch)
             centre = [int(c) for c in pts[eye].mean(0)]
-            cv2.circle(ball, centre, int(.032 * size * 16), g.outfit["iris"].tolist(), -1, cv2.LINE_AA, 4)
-            cv2.circle(ball, centre, int(.016 * size * 16), (10, 10, 10), -1, cv2.LINE_AA, 4)
+            cv2.circle(
+                ball, centre, int(0.032 * size * 16), g.outfit["iris"].tolist(), -1, cv2.LINE_AA, 4
+            )
+            cv2.circle(ball, centre, int(0.016 * size * 16), (10, 10, 10), -1, cv2.LINE_AA, 4)
             fill(eye, np.full(3, 255), lids)
             np.copyto(patch, ball, where=lids > 127)
-            line(eye, skin * .45, .012, True)
-        if seen(brow): line(brow, hair * .8, .035)
-    if seen(np.array([31, 33, 35])): line(np.arange(31, 36), skin * .6, .014)
+            line(eye, skin * 0.45, 0.012, True)
+        if seen(brow):
+            line(brow, hair * 0.8, 0.035)
+    if seen(np.array([31, 33, 35])):
+        line(np.arange(31, 36), skin * 0.6, 0.014)
     if seen(np.arange(48, 60)):
         fill(np.arange(48, 60), np.minimum(skin * g.outfit["lips"] + (28, 0, 4), 255), patch)
         fill(np.arange(60, 68), np.array([90, 25, 30]), patch)
@@ -74,48 +122,88 @@ def draw_face(canvas, g, numbers, xy, v):
 # %% ../../nbs/parts/950_synth.drawing.ipynb #a1c100f8
 @dataclass
 class Person:
-    """One person of an image: superset keypoints (S, 3) with flags 2 visible, 1 covered, 0 outside, and what shows of it."""
-    keypoints: np.ndarray                                  # x, y in image pixels, where (0, 0) is the centre of the first pixel
-    box: tuple                                             # x1 y1 x2 y2, the edges of the mask: pixel i reaches from i to i + 1
-    area: float                                            # pixels of the mask
-    mask: np.ndarray                                       # (h, w) bool
-    crowd: bool = False                                    # a group of people that nobody labelled one by one
-    labelled: bool = True                                  # False: too small for keypoints
+    """One person of an image: superset keypoints (S, 3) with flags 2 visible, 1 covered, 0 outside,
+    and what shows of it."""
+
+    keypoints: np.ndarray  # x, y in image pixels, where (0, 0) is the centre of the first pixel
+    box: tuple  # x1 y1 x2 y2, the edges of the mask: pixel i reaches from i to i + 1
+    area: float  # pixels of the mask
+    mask: np.ndarray  # (h, w) bool
+    crowd: bool = False  # a group of people that nobody labelled one by one
+    labelled: bool = True  # False: too small for keypoints
 
 
 def _person(keypoints, mask, labelled, crowd=False):
     ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return Person(keypoints, (float(xs[0]), float(ys[0]), float(xs[-1] + 1), float(ys[-1] + 1)), float(mask.sum()), mask, crowd, labelled)
+    return Person(
+        keypoints,
+        (float(xs[0]), float(ys[0]), float(xs[-1] + 1), float(ys[-1] + 1)),
+        float(mask.sum()),
+        mask,
+        crowd,
+        labelled,
+    )
 
 # %% ../../nbs/parts/950_synth.drawing.ipynb #4d319152
 def _cast(rng, w, h, people, closeup, oddities, facing):
-    """Choose the people and put them on the floor; heights are drawn first, nobody hides others on purpose."""
+    """Choose the people and put them on the floor; heights are drawn first, nobody hides others on
+    purpose."""
     u, unit = (lambda a, b: float(rng.uniform(a, b))), h / 256
-    count, oddities = (1, False) if closeup else (int(rng.integers(people[0], people[1] + 1)), oddities)
-    if oddities and u(0, 1) < .03: count = 0
+    count, oddities = (
+        (1, False) if closeup else (int(rng.integers(people[0], people[1] + 1)), oddities)
+    )
+    if oddities and u(0, 1) < 0.03:
+        count = 0
     tall = [(u(600, 1150) if closeup else u(120, 215), "person") for _ in range(count)]
-    if oddities and u(0, 1) < .05: tall += [(u(16, 26), "tiny") for _ in range(int(rng.integers(1, 3)))]
-    if oddities and u(0, 1) < .03: tall += [(u(22, 34), "crowd") for _ in range(int(rng.integers(5, 9)))]
+    if oddities and u(0, 1) < 0.05:
+        tall += [(u(16, 26), "tiny") for _ in range(int(rng.integers(1, 3)))]
+    if oddities and u(0, 1) < 0.03:
+        tall += [(u(22, 34), "crowd") for _ in range(int(rng.integers(5, 9)))]
     tall.sort(reverse=True)
-    view = View(f=u(330, 480) * unit * (2.5 if closeup else 1), eye=u(.8, 1.5), horizon=0, cx=w / 2)
-    view.horizon = h * .5 + (.5 - view.eye / 1.72) * max([120] + [pixels for pixels, _ in tall]) * unit + u(-.08, .1) * h
-    figures, taken, group = [], [], u(.15, .85) * w
+    view = View(
+        f=u(330, 480) * unit * (2.5 if closeup else 1), eye=u(0.8, 1.5), horizon=0, cx=w / 2
+    )
+    view.horizon = (
+        h * 0.5
+        + (0.5 - view.eye / 1.72) * max([120] + [pixels for pixels, _ in tall]) * unit
+        + u(-0.08, 0.1) * h
+    )
+    figures, taken, group = [], [], u(0.15, 0.85) * w
     for pixels, role in tall:
-        pose, shape, outfit, face = sample_pose(rng), sample_shape(rng), sample_outfit(rng), sample_face(rng)
-        if facing: pose["yaw"] = u(-40, 40)
-        spot = max((u(.1, .9) * w for _ in range(12)), key=lambda s: min((abs(s - t) for t in taken), default=-abs(s - w / 2)))
-        if role == "person": taken.append(spot)
-        if role == "crowd": spot = group + u(-.1, .1) * w
+        pose, shape, outfit, face = (
+            sample_pose(rng),
+            sample_shape(rng),
+            sample_outfit(rng),
+            sample_face(rng),
+        )
+        if facing:
+            pose["yaw"] = u(-40, 40)
+        spot = max(
+            (u(0.1, 0.9) * w for _ in range(12)),
+            key=lambda s: min((abs(s - t) for t in taken), default=-abs(s - w / 2)),
+        )
+        if role == "person":
+            taken.append(spot)
+        if role == "crowd":
+            spot = group + u(-0.1, 0.1) * w
         if closeup:
             pose = sample_pose(rng, "stand") | {"yaw": u(-45, 45)}
-            pose |= {f"{side}_{name}": 8.0 for side in SIDES for name in ("shoulder_flex", "shoulder_abd")}
+            pose |= {
+                f"{side}_{name}": 8.0
+                for side in SIDES
+                for name in ("shoulder_flex", "shoulder_abd")
+            }
         joints, frames = solve(pose, shape)
         distance = view.f * 1.72 / (pixels * unit)
         x = (spot - view.cx) * distance / view.f
-        if closeup:                                        # put the head where we want it
-            x = w * u(-.08, .08) * distance / view.f - joints["head"][0]
-            view.horizon = h * u(.45, .55) + view.f * (joints["head"][1] - view.eye) / (distance - joints["head"][2])
-        figures.append(Figure(joints, frames, pose, shape, outfit, face, view, float(x), distance, role))
+        if closeup:  # put the head where we want it
+            x = w * u(-0.08, 0.08) * distance / view.f - joints["head"][0]
+            view.horizon = h * u(0.45, 0.55) + view.f * (joints["head"][1] - view.eye) / (
+                distance - joints["head"][2]
+            )
+        figures.append(
+            Figure(joints, frames, pose, shape, outfit, face, view, float(x), distance, role)
+        )
     return figures
 
 # %% ../../nbs/parts/950_synth.drawing.ipynb #459a6c97
@@ -125,53 +213,83 @@ def _shadows(image, figures):
     for g in figures:
         s = g.view.f / g.distance
         centre = int(g.view.cx + g.x * s), int(g.view.horizon + g.view.eye * s)
-        cv2.ellipse(dark, centre, (int(.42 * s), int(.1 * s) + 1), 0, 0, 360, 150, -1)
+        cv2.ellipse(dark, centre, (int(0.42 * s), int(0.1 * s) + 1), 0, 0, 360, 150, -1)
     dark = cv2.GaussianBlur(dark, (0, 0), 5)
     return cv2.multiply(image, cv2.merge([255 - dark] * 3), scale=1 / 255)
 
-
+# %% ../../nbs/parts/950_synth.drawing.ipynb #89d32db9
 def _obstacle(rng, canvas):
     """A box in the foreground that hides whatever stands behind it."""
     h, w = canvas.depth.shape
-    width, top, lip = int(rng.integers(w // 10, w // 3)), int(rng.integers(h * 6 // 10, h * 9 // 10)), int(rng.integers(4, 14))
+    width, top, lip = (
+        int(rng.integers(w // 10, w // 3)),
+        int(rng.integers(h * 6 // 10, h * 9 // 10)),
+        int(rng.integers(4, 14)),
+    )
     x, color = int(rng.integers(0, w - width)), sample_color(rng)
     place = slice(top, None), slice(x, x + width)
-    canvas.color[place], canvas.person[place], canvas.solid[place], canvas.depth[place] = color * .8, NOBODY, 0, 0
-    canvas.color[top:top + lip, x:x + width] = color
+    canvas.color[place], canvas.person[place], canvas.solid[place], canvas.depth[place] = (
+        color * 0.8,
+        NOBODY,
+        0,
+        0,
+    )
+    canvas.color[top : top + lip, x : x + width] = color
 
 # %% ../../nbs/parts/950_synth.drawing.ipynb #cb534588
 def render(seed, size=(320, 256), people=(1, 3), closeup=False, oddities=False, facing=False):
-    """Draw the image of a seed: (h, w, 3) uint8 RGB and a list of `Person`. The same seed gives the same answer.
+    """Draw the image of a seed: (h, w, 3) uint8 RGB and a list of `Person`. The same seed gives the
+    same answer.
 
-    `seed` is an int or a list of ints, `size` (w, h), `people` the least and most people, `closeup` frames one head;
-    `oddities` adds, now and then, nobody at all, unlabelled tiny people, a crowd, or a box in front; with `facing` nobody turns
+    `seed` is an int or a list of ints, `size` (w, h), `people` the least and most people, `closeup`
+    frames one head;
+    `oddities` adds, now and then, nobody at all, unlabelled tiny people, a crowd, or a box in
+    front; with `facing` nobody turns
     away from the camera by more than 40 degrees.
     """
     rng = np.random.default_rng(seed)
     w, h = size
     figures = _cast(rng, w, h, people, closeup, oddities, facing)
-    view = figures[0].view if figures else View(1, 1, h * .45, w / 2)
+    view = figures[0].view if figures else View(1, 1, h * 0.45, w / 2)
     image = _shadows(sample_background(rng, w, h, view.horizon), figures)
     canvas = Canvas.on(cv2.resize(image, (w * FINE, h * FINE), interpolation=cv2.INTER_LINEAR))
-    light = np.array([rng.uniform(-.8, .8), rng.uniform(-.9, -.2), -.7])
+    light = np.array([rng.uniform(-0.8, 0.8), rng.uniform(-0.9, -0.2), -0.7])
     light = (light / math.sqrt(float((light * light).sum()))).tolist()
     number, faces = 1, []
     for i, g in enumerate(figures, 1):
         solids = head_solids(g) + body_solids(g)
-        faces.append((number, number + 1))                 # skull and nose come first
+        faces.append((number, number + 1))  # skull and nose come first
         for n, s in enumerate(solids, number):
-            draw_solid(canvas, s, NOBODY if s.name == "stool" else i, n, light, g.distance, 1 / g.scale)
+            draw_solid(
+                canvas, s, NOBODY if s.name == "stool" else i, n, light, g.distance, 1 / g.scale
+            )
         number += len(solids)
-    if oddities and rng.uniform() < .08: _obstacle(rng, canvas)
+    if oddities and rng.uniform() < 0.08:
+        _obstacle(rng, canvas)
     found, crowd, dense = [], np.zeros((h, w), bool), SYNTH_KEYPOINTS.index("face_0")
     for i, (g, numbers) in enumerate(zip(figures, faces), 1):
         xyz = canvas_keypoints(g)
         v = flags(g, xyz, canvas, i)
         draw_face(canvas, g, numbers, xyz[dense:, :2], v[dense:])
-        mask = cv2.resize((canvas.person == i).astype(np.uint8) * 255, (w, h), interpolation=cv2.INTER_AREA) > 127
-        if g.role == "crowd": crowd |= mask
+        mask = (
+            cv2.resize(
+                (canvas.person == i).astype(np.uint8) * 255, (w, h), interpolation=cv2.INTER_AREA
+            )
+            > 127
+        )
+        if g.role == "crowd":
+            crowd |= mask
         elif mask.any():
-            keypoints = np.concatenate([(xyz[:, :2] + .5) / FINE - .5, v[:, None]], 1).astype(np.float32)
+            keypoints = np.concatenate([(xyz[:, :2] + 0.5) / FINE - 0.5, v[:, None]], 1).astype(
+                np.float32
+            )
             found.append(_person(keypoints, mask, labelled=g.role == "person"))
-    if crowd.any(): found.append(_person(np.zeros((len(SYNTH_KEYPOINTS), 3), np.float32), crowd, labelled=False, crowd=True))
-    return imitate_camera(rng, cv2.resize(canvas.color, (w, h), interpolation=cv2.INTER_AREA)), found
+    if crowd.any():
+        found.append(
+            _person(
+                np.zeros((len(SYNTH_KEYPOINTS), 3), np.float32), crowd, labelled=False, crowd=True
+            )
+        )
+    return imitate_camera(
+        rng, cv2.resize(canvas.color, (w, h), interpolation=cv2.INTER_AREA)
+    ), found

@@ -17,75 +17,116 @@ from .scene import rgb, sample_color
 from .solid import Solid, _dot, landmarks
 
 # %% ../../nbs/parts/940_synth.figure.ipynb #df3da3cb
-FINE = 2                                                   # canvas pixels per image pixel, each way: averaging them smooths the edges
+FINE = 2  # canvas pixels per image pixel, each way: averaging them smooths the edges
 
-
+# %% ../../nbs/parts/940_synth.figure.ipynb #de7bc4f8
 @dataclass
 class Cloth:
-    """The paint of a solid: a colour or a pattern, `beyond` where u passes `cut`. With `front`, the axes of a trunk, it knows the chest."""
+    """The paint of a solid: a colour or a pattern, `beyond` where u passes `cut`. With `front`, the
+    axes of a trunk, it knows the chest."""
+
     color: np.ndarray
     other: np.ndarray = None
-    pattern: int = 0                                       # 0 plain, 1 rings, 2 stripes along, 3 checks
-    step: float = 8.0                                      # of the pattern, in canvas pixels
+    pattern: int = 0  # 0 plain, 1 rings, 2 stripes along, 3 checks
+    step: float = 8.0  # of the pattern, in canvas pixels
     cut: float = 2.0
     beyond: np.ndarray = None
     front: tuple = None
-    mark: int = 0                                          # on the chest: 0 nothing, 1 disc, 2 bar, 3 buttons, 4 open jacket
-    half: float = 1.0                                      # half the width of the chest
+    mark: int = 0  # on the chest: 0 nothing, 1 disc, 2 bar, 3 buttons, 4 open jacket
+    half: float = 1.0  # half the width of the chest
 
     def __call__(self, s, p, n, u):
-        """Colours (m, 3) for surface points with offsets p, normals n and positions u along the solid s."""
+        """Colours (m, 3) for surface points with offsets p, normals n and positions u along the
+        solid s."""
         out = np.broadcast_to(self.color, (len(u), 3)).copy()
         if self.pattern:
             along = u * (math.sqrt(sum((b - a) ** 2 for a, b in zip(s.a, s.b))) / self.step)
             across = _dot(p, self.front[0] if self.front else s.w) * (1 / self.step) + 50.25
-            ring, bar = (along - np.floor(along)) < .5, (across - np.floor(across)) < .4
-            out[ring if self.pattern == 1 else bar if self.pattern == 2 else ring ^ bar] = self.other
+            ring, bar = (along - np.floor(along)) < 0.5, (across - np.floor(across)) < 0.4
+            out[ring if self.pattern == 1 else bar if self.pattern == 2 else ring ^ bar] = (
+                self.other
+            )
         if self.front:
-            side, chest = np.abs(_dot(p, self.front[0])) * (1 / self.half), _dot(n, self.front[2]) > .15
-            if self.mark == 1: out[chest & (side * side + (u * 2.2 - .75) ** 2 < .12)] = self.other
-            elif self.mark == 2: out[chest & (side < .55) & (np.abs(u - .35) < .12)] = self.other
-            elif self.mark > 2: out[chest & (side < (.07 if self.mark == 3 else .32))] = self.other
-            if self.beyond is not None: out[chest & (side < .26 - u * 2)] = self.beyond         # the neckline shows skin
-        elif self.cut < 1: out[u > self.cut] = self.beyond
+            side, chest = (
+                np.abs(_dot(p, self.front[0])) * (1 / self.half),
+                _dot(n, self.front[2]) > 0.15,
+            )
+            if self.mark == 1:
+                out[chest & (side * side + (u * 2.2 - 0.75) ** 2 < 0.12)] = self.other
+            elif self.mark == 2:
+                out[chest & (side < 0.55) & (np.abs(u - 0.35) < 0.12)] = self.other
+            elif self.mark > 2:
+                out[chest & (side < (0.07 if self.mark == 3 else 0.32))] = self.other
+            if self.beyond is not None:
+                out[chest & (side < 0.26 - u * 2)] = self.beyond  # the neckline shows skin
+        elif self.cut < 1:
+            out[u > self.cut] = self.beyond
         return out
 
 # %% ../../nbs/parts/940_synth.figure.ipynb #dd11d955
-SKINS = ((.28, .95), (.4, .85), (.5, .7), (.55, .52), (.58, .38))                # saturation and value
+SKINS = ((0.28, 0.95), (0.4, 0.85), (0.5, 0.7), (0.55, 0.52), (0.58, 0.38))  # saturation and value
+HAIRS = (
+    (0.6, 0.2, 0.1),
+    (0.08, 0.6, 0.12),
+    (0.07, 0.65, 0.25),
+    (0.08, 0.6, 0.42),
+    (0.12, 0.5, 0.75),
+    (0.04, 0.7, 0.5),
+    (0.1, 0.05, 0.7),
+)
 
-HAIRS = ((.6, .2, .1), (.08, .6, .12), (.07, .65, .25), (.08, .6, .42), (.12, .5, .75), (.04, .7, .5), (.1, .05, .7))
-
-
+# %% ../../nbs/parts/940_synth.figure.ipynb #c7950276
 def sample_outfit(rng):
     """Colours and kinds of skin, hair and clothes."""
     u = lambda a, b: float(rng.uniform(a, b))
     tone = int(rng.integers(0, 5))
-    skin, hair = rgb(u(.03, .075), *SKINS[tone]), rgb(*HAIRS[int(rng.integers(0, 7 if tone < 3 else 3))])
+    skin, hair = (
+        rgb(u(0.03, 0.075), *SKINS[tone]),
+        rgb(*HAIRS[int(rng.integers(0, 7 if tone < 3 else 3))]),
+    )
     shirt, pants = sample_color(rng), sample_color(rng)
-    if u(0, 1) < .5: pants = rgb(u(.55, .68), u(.2, .7), u(.15, .6))             # jeans
+    if u(0, 1) < 0.5:
+        pants = rgb(u(0.55, 0.68), u(0.2, 0.7), u(0.15, 0.6))  # jeans
     choose = lambda *weights: int(rng.choice(len(weights), p=weights))
-    return {"skin": skin * u(.92, 1.05), "hair": hair, "shirt": shirt, "shirt2": sample_color(rng), "pants": pants,
-            "pants2": sample_color(rng), "shoes": sample_color(rng),
-            "hat": sample_color(rng), "iris": rgb(u(0, 1), .5, .35), "lips": u(.55, .85),
-            "step": u(.03, .09),
-            "pattern": choose(.55, .2, .15, .1), "pants_pattern": choose(.85, .05, .1), "mark": choose(.25, .2, .2, .2, .15),
-            "sleeve": (0.0, .5, 2.0)[choose(.12, .48, .4)], "legs": ("long", "shorts", "skirt")[choose(.63, .27, .1)],
-            "hair_style": ("short", "long", "bun", "cap", "bald")[choose(.42, .24, .14, .1, .1)],
-            "neckline": u(0, 1) < .6, "beard": u(0, 1) < .12}
+    return {
+        "skin": skin * u(0.92, 1.05),
+        "hair": hair,
+        "shirt": shirt,
+        "shirt2": sample_color(rng),
+        "pants": pants,
+        "pants2": sample_color(rng),
+        "shoes": sample_color(rng),
+        "hat": sample_color(rng),
+        "iris": rgb(u(0, 1), 0.5, 0.35),
+        "lips": u(0.55, 0.85),
+        "step": u(0.03, 0.09),
+        "pattern": choose(0.55, 0.2, 0.15, 0.1),
+        "pants_pattern": choose(0.85, 0.05, 0.1),
+        "mark": choose(0.25, 0.2, 0.2, 0.2, 0.15),
+        "sleeve": (0.0, 0.5, 2.0)[choose(0.12, 0.48, 0.4)],
+        "legs": ("long", "shorts", "skirt")[choose(0.63, 0.27, 0.1)],
+        "hair_style": ("short", "long", "bun", "cap", "bald")[choose(0.42, 0.24, 0.14, 0.1, 0.1)],
+        "neckline": u(0, 1) < 0.6,
+        "beard": u(0, 1) < 0.12,
+    }
 
 # %% ../../nbs/parts/940_synth.figure.ipynb #686b0dd7
 @dataclass
 class View:
-    """A camera that looks level: the point (X right, Y up, Z away), in metres, appears at (cx + f X / Z, horizon - f (Y - eye) / Z)."""
+    """A camera that looks level: the point (X right, Y up, Z away), in metres, appears at (cx + f X
+    / Z, horizon - f (Y - eye) / Z)."""
+
     f: float
     eye: float
     horizon: float
     cx: float
 
-
+# %% ../../nbs/parts/940_synth.figure.ipynb #35211e6d
 @dataclass
 class Figure:
-    """A posed and dressed person, with its foot point at `x` and `distance` metres from the camera."""
+    """A posed and dressed person, with its foot point at `x` and `distance` metres from the
+    camera."""
+
     joints: dict
     frames: dict
     pose: dict
@@ -98,23 +139,41 @@ class Figure:
     role: str = "person"
 
     @property
-    def scale(self): return FINE * self.view.f / self.distance                   # canvas pixels per metre
+    def scale(self):
+        return FINE * self.view.f / self.distance  # canvas pixels per metre
 
     def project(self, point):
-        """A point of the body on the canvas, rounded to 1/16 pixel; z is the depth from the foot point in canvas pixels."""
+        """A point of the body on the canvas, rounded to 1/16 pixel; z is the depth from the foot
+        point in canvas pixels."""
         zoom, v = self.view.f / (self.distance - float(point[2])), self.view
-        x, y = v.cx + zoom * (float(point[0]) + self.x), v.horizon - zoom * (float(point[1]) - v.eye)
-        return tuple(round(c * 16) / 16 for c in ((x + .5) * FINE - .5, (y + .5) * FINE - .5, -float(point[2]) * self.scale))
+        x, y = (
+            v.cx + zoom * (float(point[0]) + self.x),
+            v.horizon - zoom * (float(point[1]) - v.eye),
+        )
+        return tuple(
+            round(c * 16) / 16
+            for c in ((x + 0.5) * FINE - 0.5, (y + 0.5) * FINE - 0.5, -float(point[2]) * self.scale)
+        )
 
     def solid(self, name, a, b, ra, rb, paint, w=(0, 0, 1), k=1.0):
         """A solid between two points of the body; radii in metres, w a direction of the body."""
-        ra, rb = (round(r * FINE * self.view.f / (self.distance - float(p[2])) * 16) / 16 for p, r in ((a, ra), (b, rb)))
-        return Solid(name, self.project(a), self.project(b), max(.5, ra), max(.5, rb), paint, axis(w), k)
+        ra, rb = (
+            round(r * FINE * self.view.f / (self.distance - float(p[2])) * 16) / 16
+            for p, r in ((a, ra), (b, rb))
+        )
+        return Solid(
+            name, self.project(a), self.project(b), max(0.5, ra), max(0.5, rb), paint, axis(w), k
+        )
 
-
+# %% ../../nbs/parts/940_synth.figure.ipynb #0bc80bfe
 def axis(v):
-    """A direction of the body (right, up, towards us) as the canvas has it (right, down, away), rounded."""
-    return round(float(v[0]) * 1024) / 1024, -round(float(v[1]) * 1024) / 1024, -round(float(v[2]) * 1024) / 1024
+    """A direction of the body (right, up, towards us) as the canvas has it (right, down, away),
+    rounded."""
+    return (
+        round(float(v[0]) * 1024) / 1024,
+        -round(float(v[1]) * 1024) / 1024,
+        -round(float(v[2]) * 1024) / 1024,
+    )
 
 # %% ../../nbs/parts/940_synth.figure.ipynb #5608a0c5
 def body_solids(g):
@@ -125,28 +184,114 @@ def body_solids(g):
     shirt = lambda **more: Cloth(o["shirt"], o["shirt2"], o["pattern"], step, **more)
     pants = lambda **more: Cloth(o["pants"], o["pants2"], o["pants_pattern"], step, **more)
     skin, shoes, long = Cloth(o["skin"]), Cloth(o["shoes"]), o["legs"] == "long"
-    front = shirt(front=tuple(map(axis, chest.T)), mark=o["mark"], half=.1 * H * g.scale, beyond=o["skin"] if o["neckline"] else None)
+    front = shirt(
+        front=tuple(map(axis, chest.T)),
+        mark=o["mark"],
+        half=0.1 * H * g.scale,
+        beyond=o["skin"] if o["neckline"] else None,
+    )
     left, right, up = j["left_shoulder"], j["right_shoulder"], hips[:, 1] * H
-    out = [g.solid("chest", j["thorax"] - chest[:, 1] * .055 * H, j["belly"], .09 * t, .074 * t, front, chest[:, 2], .66),
-           g.solid("shoulders", left * .8 + right * .2, left * .2 + right * .8, .036 * t, .036 * t, shirt()),
-           g.solid("belly", j["belly"], j["pelvis"] + up * .035, .074 * t, .076 * t, shirt(), hips[:, 2], .7),
-           g.solid("pelvis", j["pelvis"] + up * .02, j["pelvis"] - up * .012, .079 * t, .082 * t, pants(), hips[:, 2], .74),
-           g.solid("neck", j["thorax"] + chest[:, 1] * .01 * H, j["upper_neck"] + head[:, 1] * .03 * H, .034 * t, .029 * t, skin)]
+    out = [
+        g.solid(
+            "chest",
+            j["thorax"] - chest[:, 1] * 0.055 * H,
+            j["belly"],
+            0.09 * t,
+            0.074 * t,
+            front,
+            chest[:, 2],
+            0.66,
+        ),
+        g.solid(
+            "shoulders",
+            left * 0.8 + right * 0.2,
+            left * 0.2 + right * 0.8,
+            0.036 * t,
+            0.036 * t,
+            shirt(),
+        ),
+        g.solid(
+            "belly",
+            j["belly"],
+            j["pelvis"] + up * 0.035,
+            0.074 * t,
+            0.076 * t,
+            shirt(),
+            hips[:, 2],
+            0.7,
+        ),
+        g.solid(
+            "pelvis",
+            j["pelvis"] + up * 0.02,
+            j["pelvis"] - up * 0.012,
+            0.079 * t,
+            0.082 * t,
+            pants(),
+            hips[:, 2],
+            0.74,
+        ),
+        g.solid(
+            "neck",
+            j["thorax"] + chest[:, 1] * 0.01 * H,
+            j["upper_neck"] + head[:, 1] * 0.03 * H,
+            0.034 * t,
+            0.029 * t,
+            skin,
+        ),
+    ]
     if o["legs"] == "skirt" and g.pose["kind"] in ("stand", "walk"):
-        hem = j["pelvis"] * .25 + (j["left_knee"] + j["right_knee"]) * .375
-        out.append(g.solid("skirt", j["pelvis"] + up * .02, hem, .078 * t, .1 * t, pants(), hips[:, 2], .8))
+        hem = j["pelvis"] * 0.25 + (j["left_knee"] + j["right_knee"]) * 0.375
+        out.append(
+            g.solid(
+                "skirt", j["pelvis"] + up * 0.02, hem, 0.078 * t, 0.1 * t, pants(), hips[:, 2], 0.8
+            )
+        )
     if g.pose["kind"] == "sit":
-        seat = j["pelvis"] - np.array([0, .12 * H, 0])
-        out.append(g.solid("stool", seat, seat * (1, 0, 1) + (0, .04 * H, 0), .13 * H, .1 * H, Cloth(o["hat"]), (0, 1, 0), .45))
-    arm, wrist = (shirt(cut=o["sleeve"], beyond=o["skin"]) if o["sleeve"] else skin), shirt() if o["sleeve"] > 1 else skin
-    thigh, shin = (pants(), pants(cut=.93, beyond=o["shoes"])) if long else (pants(cut=.55, beyond=o["skin"]), skin)
-    limbs = (("upper_arm", "shoulder", "elbow", .036, .026, arm, 2, .999), ("forearm", "elbow", "wrist", .0255, .018, wrist, 2, .999),
-             ("hand", "wrist", "hand", .018, .02, skin, 0, .7), ("thigh", "hip", "knee", .058, .037, thigh, 2, .999),
-             ("shin", "knee", "ankle", .037, .024, shin, 2, .999), ("foot", "heel", "toe", .024, .021, shoes, 0, .95))
+        seat = j["pelvis"] - np.array([0, 0.12 * H, 0])
+        out.append(
+            g.solid(
+                "stool",
+                seat,
+                seat * (1, 0, 1) + (0, 0.04 * H, 0),
+                0.13 * H,
+                0.1 * H,
+                Cloth(o["hat"]),
+                (0, 1, 0),
+                0.45,
+            )
+        )
+    arm, wrist = (
+        (shirt(cut=o["sleeve"], beyond=o["skin"]) if o["sleeve"] else skin),
+        shirt() if o["sleeve"] > 1 else skin,
+    )
+    thigh, shin = (
+        (pants(), pants(cut=0.93, beyond=o["shoes"]))
+        if long
+        else (pants(cut=0.55, beyond=o["skin"]), skin)
+    )
+    limbs = (
+        ("upper_arm", "shoulder", "elbow", 0.036, 0.026, arm, 2, 0.999),
+        ("forearm", "elbow", "wrist", 0.0255, 0.018, wrist, 2, 0.999),
+        ("hand", "wrist", "hand", 0.018, 0.02, skin, 0, 0.7),
+        ("thigh", "hip", "knee", 0.058, 0.037, thigh, 2, 0.999),
+        ("shin", "knee", "ankle", 0.037, 0.024, shin, 2, 0.999),
+        ("foot", "heel", "toe", 0.024, 0.021, shoes, 0, 0.95),
+    )
     for side in SIDES:
         for name, a, b, ra, rb, paint, column, k in limbs:
             frame = g.frames[f"{side}_{'forearm' if name == 'hand' else name}"]
-            out.append(g.solid(f"{side}_{name}", j[f"{side}_{a}"], j[f"{side}_{b}"], ra * t, rb * t, paint, frame[:, column], k))
+            out.append(
+                g.solid(
+                    f"{side}_{name}",
+                    j[f"{side}_{a}"],
+                    j[f"{side}_{b}"],
+                    ra * t,
+                    rb * t,
+                    paint,
+                    frame[:, column],
+                    k,
+                )
+            )
     return out
 
 # %% ../../nbs/parts/940_synth.figure.ipynb #13348305
@@ -156,24 +301,55 @@ def head_solids(g):
     skin, hair, hat = Cloth(o["skin"]), Cloth(o["hair"]), Cloth(o["hat"])
     left, up, front = head.T
     at = lambda *p: g.joints["upper_neck"] + head @ p * h
-    make = lambda name, a, b, ra, rb, paint, w=(0, 0, 1), k=1.0: g.solid(name, at(*a), at(*b), ra * h, rb * h, paint, w, k)
-    out = [make("head", (0, .24, .17), (0, .60, .05), .22, .40, skin, left, .8),
-           make("nose", (0, .50, .425), (0, .375, .45), .02, .042, skin)]
-    out += [make(f"{side}_ear", (x * .335, .53, 0), (x * .32, .43, .03), .066, .045, skin, left, .5) for side, x in zip(SIDES, (1, -1))]
+    make = lambda name, a, b, ra, rb, paint, w=(0, 0, 1), k=1.0: g.solid(
+        name, at(*a), at(*b), ra * h, rb * h, paint, w, k
+    )
+    out = [
+        make("head", (0, 0.24, 0.17), (0, 0.60, 0.05), 0.22, 0.40, skin, left, 0.8),
+        make("nose", (0, 0.50, 0.425), (0, 0.375, 0.45), 0.02, 0.042, skin),
+    ]
+    out += [
+        make(
+            f"{side}_ear",
+            (x * 0.335, 0.53, 0),
+            (x * 0.32, 0.43, 0.03),
+            0.066,
+            0.045,
+            skin,
+            left,
+            0.5,
+        )
+        for side, x in zip(SIDES, (1, -1))
+    ]
     style = o["hair_style"]
-    if style != "bald": out.append(make("hair", (0, .675, -.01), (0, .60, -.07), .415, .42, hair, left, .84))
-    if style == "long": out.append(make("long_hair", (0, .62, -.08), (0, .02, -.2), .39, .22, hair, front, .8))
-    if style == "bun": out.append(make("bun", (0, .95, -.25), (0, .98, -.28), .15, .15, hair))
-    if style == "cap": out += [make("cap", (0, .70, .01), (0, .76, -.02), .42, .385, hat, left, .86),
-                               make("brim", (0, .80, .3), (0, .76, .52), .2, .17, hat, up, .2)]
+    if style != "bald":
+        out.append(make("hair", (0, 0.675, -0.01), (0, 0.60, -0.07), 0.415, 0.42, hair, left, 0.84))
+    if style == "long":
+        out.append(
+            make("long_hair", (0, 0.62, -0.08), (0, 0.02, -0.2), 0.39, 0.22, hair, front, 0.8)
+        )
+    if style == "bun":
+        out.append(make("bun", (0, 0.95, -0.25), (0, 0.98, -0.28), 0.15, 0.15, hair))
+    if style == "cap":
+        out += [
+            make("cap", (0, 0.70, 0.01), (0, 0.76, -0.02), 0.42, 0.385, hat, left, 0.86),
+            make("brim", (0, 0.80, 0.3), (0, 0.76, 0.52), 0.2, 0.17, hat, up, 0.2),
+        ]
     return out
 
-
+# %% ../../nbs/parts/940_synth.figure.ipynb #4cf75129
 def canvas_keypoints(g):
     """The superset of a figure on the canvas: (S, 3) as x, y, z."""
     head, h = g.frames["head"], g.shape["head"]
     marks = g.joints["upper_neck"] + landmarks(g.face) @ head.T * h
     points = g.joints | {f"face_{i}": p for i, p in enumerate(marks)}
-    points |= {"nose": marks[30], "right_eye": marks[36:42].mean(0), "left_eye": marks[42:48].mean(0)}
-    points |= {f"{side}_ear": g.joints["upper_neck"] + head @ (x, .49, .02) * h for side, x in zip(SIDES, (.355, -.355))}
+    points |= {
+        "nose": marks[30],
+        "right_eye": marks[36:42].mean(0),
+        "left_eye": marks[42:48].mean(0),
+    }
+    points |= {
+        f"{side}_ear": g.joints["upper_neck"] + head @ (x, 0.49, 0.02) * h
+        for side, x in zip(SIDES, (0.355, -0.355))
+    }
     return np.array([g.project(points[name]) for name in SYNTH_KEYPOINTS])

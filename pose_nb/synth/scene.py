@@ -18,23 +18,31 @@ def rgb(h, s, v):
 
 
 def sample_color(rng):
-    """A colour as clothes and walls have it: often muted, sometimes bright, sometimes nearly black or white."""
+    """A colour as clothes and walls have it: often muted, sometimes bright, sometimes nearly black
+    or white."""
     kind = float(rng.uniform())
-    if kind < .2: return rgb(0, 0, float(rng.uniform(.12, .95)))
-    return rgb(float(rng.uniform()), float(rng.uniform(.15, .95)), float(rng.uniform(.25, .95)))
+    if kind < 0.2:
+        return rgb(0, 0, float(rng.uniform(0.12, 0.95)))
+    return rgb(float(rng.uniform()), float(rng.uniform(0.15, 0.95)), float(rng.uniform(0.25, 0.95)))
 
 
 def blend(a, b, weight):
-    """`b` over `a`, both uint8, with a weight of 0 to 1, in whole numbers: cv2.addWeighted rounds ties as the processor likes."""
+    """`b` over `a`, both uint8, with a weight of 0 to 1, in whole numbers: cv2.addWeighted rounds
+    ties as the processor likes."""
     part = int(weight * 256)
-    return ((a.astype(np.uint16) * (256 - part) + b.astype(np.uint16) * part + 128) >> 8).astype(np.uint8)
+    return ((a.astype(np.uint16) * (256 - part) + b.astype(np.uint16) * part + 128) >> 8).astype(
+        np.uint8
+    )
 
-
+# %% ../../nbs/parts/930_synth.scene.ipynb #601ca14c
 def noise_field(rng, w, h, cell, channels=1):
     """Smooth noise 0..255 (h, w, channels) with bumps of about `cell` pixels."""
     field = rng.integers(0, 256, (h // cell + 2, w // cell + 2, channels), dtype=np.uint8)
-    if cell > 4: field = cv2.resize(field, (w * 4 // cell, h * 4 // cell), interpolation=cv2.INTER_LINEAR)
-    return cv2.resize(cv2.GaussianBlur(field, (5, 5), 0), (w, h), interpolation=cv2.INTER_LINEAR).reshape(h, w, channels)
+    if cell > 4:
+        field = cv2.resize(field, (w * 4 // cell, h * 4 // cell), interpolation=cv2.INTER_LINEAR)
+    return cv2.resize(
+        cv2.GaussianBlur(field, (5, 5), 0), (w, h), interpolation=cv2.INTER_LINEAR
+    ).reshape(h, w, channels)
 
 # %% ../../nbs/parts/930_synth.scene.ipynb #297738ba
 def _wall(rng, image):
@@ -44,48 +52,65 @@ def _wall(rng, image):
     over = image.copy()
     if kind == 1:
         step, slant = int(rng.integers(8, 40)), int(rng.integers(-1, 2)) * h // 2
-        for x in range(-h, w + h, 2 * step): cv2.line(over, (x, 0), (x + slant, h), other, step, cv2.LINE_AA)
-        return blend(image, over, .3)
+        for x in range(-h, w + h, 2 * step):
+            cv2.line(over, (x, 0), (x + slant, h), other, step, cv2.LINE_AA)
+        return blend(image, over, 0.3)
     if kind == 2:
         bw, bh = int(rng.integers(14, 40)), int(rng.integers(8, 24))
         for j, y in enumerate(range(0, h, bh)):
             cv2.line(over, (0, y), (w, y), other, 1)
-            for x in range(j % 2 * bw // 2, w, bw): cv2.line(over, (x, y), (x, y + bh), other, 1)
-        return blend(image, over, .45)
-    if kind == 3: return blend(image, noise_field(rng, w, h, int(rng.integers(10, 50)), 3), .35)
+            for x in range(j % 2 * bw // 2, w, bw):
+                cv2.line(over, (x, y), (x, y + bh), other, 1)
+        return blend(image, over, 0.45)
+    if kind == 3:
+        return blend(image, noise_field(rng, w, h, int(rng.integers(10, 50)), 3), 0.35)
     if kind == 4:
         for _ in range(int(rng.integers(8, 30))):
-            centre, radius = (int(rng.integers(0, w)), int(rng.integers(0, h))), int(rng.integers(4, 26))
+            centre, radius = (
+                (int(rng.integers(0, w)), int(rng.integers(0, h))),
+                int(rng.integers(4, 26)),
+            )
             cv2.circle(over, centre, radius, sample_color(rng).tolist(), -1, cv2.LINE_AA)
-        return cv2.GaussianBlur(blend(image, over, .45), (0, 0), float(rng.uniform(1, 4)))
+        return cv2.GaussianBlur(blend(image, over, 0.45), (0, 0), float(rng.uniform(1, 4)))
     return image
 
 # %% ../../nbs/parts/930_synth.scene.ipynb #23662fce
 def _floor(rng, image, y):
     """The floor from row y on, perhaps with boards that run to a vanishing point."""
     h, w = image.shape[:2]
-    near = sample_color(rng) * .9
-    far = near * .6 + sample_color(rng) * .28
+    near = sample_color(rng) * 0.9
+    far = near * 0.6 + sample_color(rng) * 0.28
     ramp = np.linspace(0, 1, h - y, dtype=np.float32)[:, None, None]
     image[y:] = (far * (1 - ramp) + near * ramp).astype(np.uint8)
-    if rng.uniform() < .5:
+    if rng.uniform() < 0.5:
         x0, gap = float(rng.uniform(0, w)), float(rng.uniform(25, 80))
         for i in range(-14, 15):
-            cv2.line(image, (int(x0), y), (int(x0 + i * gap * 4), y + (h - y) * 2), (near * .7).tolist(), 1, cv2.LINE_AA)
-    if rng.uniform() < .5: cv2.line(image, (0, y), (w, y), sample_color(rng).tolist(), int(rng.integers(1, 6)))
+            cv2.line(
+                image,
+                (int(x0), y),
+                (int(x0 + i * gap * 4), y + (h - y) * 2),
+                (near * 0.7).tolist(),
+                1,
+                cv2.LINE_AA,
+            )
+    if rng.uniform() < 0.5:
+        cv2.line(image, (0, y), (w, y), sample_color(rng).tolist(), int(rng.integers(1, 6)))
 
-
+# %% ../../nbs/parts/930_synth.scene.ipynb #997a7276
 def _thing(rng, image, horizon):
     """Something that stands or hangs there: a board, a box, a picture, a tree."""
     h, w = image.shape[:2]
     x, bw, bh = int(rng.integers(-20, w)), int(rng.integers(15, 90)), int(rng.integers(15, 110))
     y = int(min(h + 20, max(0, horizon) + rng.integers(-60, 60)))
     light = sample_color(rng)
-    light, dark, kind = light.tolist(), (light * .65).tolist(), int(rng.integers(0, 4))
-    if kind < 2: cv2.rectangle(image, (x, y - bh), (x + bw, y), light, -1)
+    light, dark, kind = light.tolist(), (light * 0.65).tolist(), int(rng.integers(0, 4))
+    if kind < 2:
+        cv2.rectangle(image, (x, y - bh), (x + bw, y), light, -1)
     if kind == 1:
         d = int(rng.integers(4, 16))
-        side = np.array([(x + bw, y - bh), (x + bw + d, y - bh - d), (x + bw + d, y - d), (x + bw, y)])
+        side = np.array(
+            [(x + bw, y - bh), (x + bw + d, y - bh - d), (x + bw + d, y - d), (x + bw, y)]
+        )
         cv2.fillConvexPoly(image, side, dark, cv2.LINE_AA)
         cv2.line(image, (x, y - bh // 2), (x + bw, y - bh // 2), dark, 1)
     elif kind == 2:
@@ -97,22 +122,37 @@ def _thing(rng, image, horizon):
 
 # %% ../../nbs/parts/930_synth.scene.ipynb #9fe02919
 def sample_background(rng, w, h, horizon):
-    """A room or a landscape (h, w, 3) uint8: wall, floor from the row `horizon` on, a few things, and grain over everything."""
+    """A room or a landscape (h, w, 3) uint8: wall, floor from the row `horizon` on, a few things,
+    and grain over everything."""
     top, bottom = sample_color(rng), sample_color(rng)
-    if rng.uniform() < .6: bottom = np.clip(top + rng.integers(-50, 51, 3).astype(np.float32), 0, 255)
+    if rng.uniform() < 0.6:
+        bottom = np.clip(top + rng.integers(-50, 51, 3).astype(np.float32), 0, 255)
     ramp = np.linspace(0, 1, h, dtype=np.float32)[:, None, None]
     image = np.broadcast_to(top * (1 - ramp) + bottom * ramp, (h, w, 3)).astype(np.uint8)
     image = _wall(rng, np.ascontiguousarray(image))
-    if 0 < horizon < h - 1: _floor(rng, image, int(horizon))
-    for _ in range(int(rng.integers(0, 6))): _thing(rng, image, horizon)
-    fine, coarse = (noise_field(rng, w, h, int(rng.integers(*cells)))[..., 0] for cells in ((2, 5), (20, 80)))
-    strength = float(rng.uniform(.025, .15))
-    return blend(image, blend(fine, coarse, .5)[..., None], strength)
+    if 0 < horizon < h - 1:
+        _floor(rng, image, int(horizon))
+    for _ in range(int(rng.integers(0, 6))):
+        _thing(rng, image, horizon)
+    fine, coarse = (
+        noise_field(rng, w, h, int(rng.integers(*cells)))[..., 0] for cells in ((2, 5), (20, 80))
+    )
+    strength = float(rng.uniform(0.025, 0.15))
+    return blend(image, blend(fine, coarse, 0.5)[..., None], strength)
 
 # %% ../../nbs/parts/930_synth.scene.ipynb #6925b750
 def imitate_camera(rng, image):
     """Some blur, exposure and noise on an image (h, w, 3) uint8."""
     u = lambda a, b: float(rng.uniform(a, b))
-    if u(0, 1) < .3: image = cv2.GaussianBlur(image, (0, 0), u(.4, 1.0))
-    noise, level, gain = rng.integers(0, 256, image.shape, dtype=np.uint8), int(u(2, 24)), int(u(.9, 1.2) * 256)
-    return ((image.astype(np.int32) * gain + (noise.astype(np.int32) - 128) * level) >> 8).clip(0, 255).astype(np.uint8)
+    if u(0, 1) < 0.3:
+        image = cv2.GaussianBlur(image, (0, 0), u(0.4, 1.0))
+    noise, level, gain = (
+        rng.integers(0, 256, image.shape, dtype=np.uint8),
+        int(u(2, 24)),
+        int(u(0.9, 1.2) * 256),
+    )
+    return (
+        ((image.astype(np.int32) * gain + (noise.astype(np.int32) - 128) * level) >> 8)
+        .clip(0, 255)
+        .astype(np.uint8)
+    )

@@ -14,22 +14,26 @@ import numpy as np
 # %% ../../nbs/parts/920_synth.solid.ipynb #91812f30
 @dataclass
 class Solid:
-    """A tapered capsule: all balls between one of radius `ra` at `a` and one of `rb` at `b`, pressed flat to `k` times along the unit `w`."""
+    """A tapered capsule: all balls between one of radius `ra` at `a` and one of `rb` at `b`,
+    pressed flat to `k` times along the unit `w`."""
+
     name: str
-    a: tuple                                               # x to the right and y down in pixels, z away from us
+    a: tuple  # x to the right and y down in pixels, z away from us
     b: tuple
     ra: float
     rb: float
-    paint: object = None                                   # (solid, offset, normal, u) -> colours (n, 3)
+    paint: object = None  # (solid, offset, normal, u) -> colours (n, 3)
     w: tuple = (0.0, 0.0, 1.0)
     k: float = 1.0
 
 
-def _dot(p, q): return p[0] * q[0] + p[1] * q[1] + p[2] * q[2]
+def _dot(p, q):
+    return p[0] * q[0] + p[1] * q[1] + p[2] * q[2]
 
 # %% ../../nbs/parts/920_synth.solid.ipynb #160ba2d6
 def trace(s, x, y):
-    """Where rays along z through pixels x, y (float32, broadcast) meet the solid first: hit (bool), z, and u, 0 at `a` and 1 at `b`."""
+    """Where rays along z through pixels x, y (float32, broadcast) meet the solid first: hit (bool),
+    z, and u, 0 at `a` and 1 at `b`."""
     ba, Q = tuple(q - p for p, q in zip(s.a, s.b)), 1 / s.k**2 - 1
     ox, oy = x - s.a[0], y - s.a[1]
     bw, rr = _dot(ba, s.w), s.ra - s.rb
@@ -40,13 +44,19 @@ def trace(s, x, y):
     m3, m5 = ow * (Q * s.w[2] / root), ox * ox + oy * oy + Q * ow * ow
     d2 = m0 - rr * rr
     k2 = d2 - m2 * m2
-    if d2 <= 1e-4 * m0 or k2 <= 2e-3 * m0:                 # a ball within a ball, or the axis along the ray: the nearest of nine balls
+    if (
+        d2 <= 1e-4 * m0 or k2 <= 2e-3 * m0
+    ):  # a ball within a ball, or the axis along the ray: the nearest of nine balls
         best = None
         for u in (i / 8 for i in range(9)):
             m = m3 - u * m2
             disc = m * m - (m5 - (2 * u) * m1 + u * u * m0) + (s.ra - u * rr) ** 2
             t = np.where(disc >= 0, -m - np.sqrt(np.maximum(disc, 0)), np.float32(1e9))
-            best = (t, np.full_like(t, u)) if best is None else (np.minimum(t, best[0]), np.where(t < best[0], np.float32(u), best[1]))
+            best = (
+                (t, np.full_like(t, u))
+                if best is None
+                else (np.minimum(t, best[0]), np.where(t < best[0], np.float32(u), best[1]))
+            )
         return best[0] < 1e8, best[0] * (1 / root) + s.a[2], best[1]
     k1 = m3 * d2 - (m1 - rr * s.ra) * m2
     k0 = m5 * d2 - m1 * (m1 - 2 * rr * s.ra) - m0 * s.ra**2
@@ -59,10 +69,12 @@ def trace(s, x, y):
 
 # %% ../../nbs/parts/920_synth.solid.ipynb #afa780b6
 def surface(s, x, y, z, u):
-    """The offset from the axis, three arrays (n,), and the unit normal, likewise, at surface points."""
+    """The offset from the axis, three arrays (n,), and the unit normal, likewise, at surface
+    points."""
     ba, Q = tuple(q - p for p, q in zip(s.a, s.b)), 1 / s.k**2 - 1
     p = [x - s.a[0] - u * ba[0], y - s.a[1] - u * ba[1], z - s.a[2] - u * ba[2]]
-    if Q == 0: n = p
+    if Q == 0:
+        n = p
     else:
         pw = _dot(p, s.w) * Q
         n = [c + pw * w if w else c for c, w in zip(p, s.w)]
@@ -79,7 +91,9 @@ def bounds(s, width, height):
 # %% ../../nbs/parts/920_synth.solid.ipynb #d9d2ba92
 @dataclass
 class Canvas:
-    """What each pixel shows: its colour (h, w, 3) uint8, depth (h, w) float32, and the numbers of the person and of the solid."""
+    """What each pixel shows: its colour (h, w, 3) uint8, depth (h, w) float32, and the numbers of
+    the person and of the solid."""
+
     color: np.ndarray
     depth: np.ndarray
     person: np.ndarray
@@ -88,24 +102,32 @@ class Canvas:
     @classmethod
     def on(cls, color):
         h, w = color.shape[:2]
-        return cls(color, np.full((h, w), 1e9, np.float32), np.zeros((h, w), np.uint8), np.zeros((h, w), np.uint16))
+        return cls(
+            color,
+            np.full((h, w), 1e9, np.float32),
+            np.zeros((h, w), np.uint8),
+            np.zeros((h, w), np.uint16),
+        )
 
-
+# %% ../../nbs/parts/920_synth.solid.ipynb #a297501a
 def draw_solid(canvas, s, person, number, light, depth_offset=0.0, depth_scale=1.0):
-    """Draw one solid where it is nearest. `depth_offset + depth_scale * z` is the depth shared by all people."""
+    """Draw one solid where it is nearest. `depth_offset + depth_scale * z` is the depth shared by
+    all people."""
     h, w = canvas.depth.shape
     x0, y0, x1, y1 = bounds(s, w, h)
-    if x0 >= x1 or y0 >= y1: return
+    if x0 >= x1 or y0 >= y1:
+        return
     x, y = np.arange(x0, x1, dtype=np.float32)[None], np.arange(y0, y1, dtype=np.float32)[:, None]
     hit, z, u = trace(s, x, y)
     depth = z * depth_scale + depth_offset
     view = canvas.depth[y0:y1, x0:x1]
     hit &= depth < view
     rows, cols = np.nonzero(hit)
-    if not len(rows): return
+    if not len(rows):
+        return
     z, u = z[rows, cols], u[rows, cols]
     p, n = surface(s, x[0][cols], y[rows, 0], z, u)
-    shade = np.maximum(_dot(n, light), 0) * .62 + .42 - n[2] * .12 - .04
+    shade = np.maximum(_dot(n, light), 0) * 0.62 + 0.42 - n[2] * 0.12 - 0.04
     color = s.paint(s, p, n, u) * shade[:, None]
     view[rows, cols] = depth[rows, cols]
     canvas.color[y0:y1, x0:x1][rows, cols] = np.minimum(color, 255).astype(np.uint8)
@@ -114,46 +136,117 @@ def draw_solid(canvas, s, person, number, light, depth_offset=0.0, depth_scale=1
 
 # %% ../../nbs/parts/920_synth.solid.ipynb #2ea5b019
 def head_solid(h, paint=None):
-    """The skull of height `h` looking at us, with the neck at the origin, x to the right, y down, z away."""
-    return Solid("head", (0.0, -.24 * h, -.17 * h), (0.0, -.60 * h, -.05 * h), .22 * h, .40 * h, paint, (1.0, 0.0, 0.0), .8)
+    """The skull of height `h` looking at us, with the neck at the origin, x to the right, y down, z
+    away."""
+    return Solid(
+        "head",
+        (0.0, -0.24 * h, -0.17 * h),
+        (0.0, -0.60 * h, -0.05 * h),
+        0.22 * h,
+        0.40 * h,
+        paint,
+        (1.0, 0.0, 0.0),
+        0.8,
+    )
 
-
+# %% ../../nbs/parts/920_synth.solid.ipynb #5f3854bd
 def sample_face(rng):
     """Sizes of eyes, nose and mouth, and how far mouth and eyes are open."""
     u = lambda a, b: float(rng.uniform(a, b))
-    return {"eye_size": u(.95, 1.35), "eye_open": u(.7, 1.25), "eye_gap": u(.93, 1.07), "brow": u(-.015, .02), "mouth": u(.85, 1.2),
-            "open": max(0.0, u(-.1, .07)), "smile": u(-.012, .03), "nose": u(.85, 1.2)}
+    return {
+        "eye_size": u(0.95, 1.35),
+        "eye_open": u(0.7, 1.25),
+        "eye_gap": u(0.93, 1.07),
+        "brow": u(-0.015, 0.02),
+        "mouth": u(0.85, 1.2),
+        "open": max(0.0, u(-0.1, 0.07)),
+        "smile": u(-0.012, 0.03),
+        "nose": u(0.85, 1.2),
+    }
 
 # %% ../../nbs/parts/920_synth.solid.ipynb #be651c1d
 def landmarks(face):
-    """The 68 points on a skull of height 1 that looks at us: (68, 3) as x to the right (the person's left), y up, z to the front."""
+    """The 68 points on a skull of height 1 that looks at us: (68, 3) as x to the right (the
+    person's left), y up, z to the front."""
     mirror = lambda points: [(-x, y) for x, y in points]
     skull = head_solid(1.0)
-    jaw = [(-_half_width(skull, y) * .97, y) for y in (.50, .42, .34, .265, .195, .135, .085, .05)]
-    brow = [(.055, .614), (.10, .634), (.15, .642), (.20, .632), (.24, .60)]                  # from the nose outwards
+    jaw = [
+        (-_half_width(skull, y) * 0.97, y)
+        for y in (0.50, 0.42, 0.34, 0.265, 0.195, 0.135, 0.085, 0.05)
+    ]
+    brow = [
+        (0.055, 0.614),
+        (0.10, 0.634),
+        (0.15, 0.642),
+        (0.20, 0.632),
+        (0.24, 0.60),
+    ]  # from the nose outwards
     brow = [(x, y + face["brow"]) for x, y in brow]
-    x, y, w, h = .138 * face["eye_gap"], .525, .056 * face["eye_size"], .024 * face["eye_size"] * face["eye_open"]
-    inner, outer = (x - w, y - .004), (x + w, y)                                            # corners of the eye on the right of the picture
-    upper, lower = [(x - .4 * w, y + h), (x + .4 * w, y + h)], [(x + .4 * w, y - .9 * h), (x - .4 * w, y - .9 * h)]
+    x, y, w, h = (
+        0.138 * face["eye_gap"],
+        0.525,
+        0.056 * face["eye_size"],
+        0.024 * face["eye_size"] * face["eye_open"],
+    )
+    inner, outer = (x - w, y - 0.004), (x + w, y)  # corners of the eye on the right of the picture
+    upper, lower = (
+        [(x - 0.4 * w, y + h), (x + 0.4 * w, y + h)],
+        [(x + 0.4 * w, y - 0.9 * h), (x - 0.4 * w, y - 0.9 * h)],
+    )
     right_eye = [inner, *upper, outer, *lower]
     left_eye = mirror([outer, *upper[::-1], inner, *lower[::-1]])
     n, m, o, s = face["nose"], face["mouth"], face["open"], face["smile"]
-    nose = [(0, .535), (0, .48), (0, .425), (0, .37), (-.058 * n, .328), (-.03 * n, .318), (0, .312), (.03 * n, .318), (.058 * n, .328)]
-    lips = [(.105 * m, .2 + s), (.07 * m, .224), (.028 * m, .237)]                            # from the corner to the middle
-    under = [(.07 * m, .178 - .8 * o), (.032 * m, .162 - o)]
-    inside = [(.088 * m, .2 + s), (.036 * m, .208)]
-    inside_under = [(.036 * m, .194 - .9 * o)]
-    mouth = mirror(lips) + [(0, .232)] + lips[::-1] + under + [(0, .158 - o)] + mirror(under)[::-1]
-    mouth += mirror(inside) + [(0, .206)] + inside[::-1] + inside_under + [(0, .191 - o)] + mirror(inside_under)
-    points = jaw + [(0, .03)] + mirror(jaw)[::-1] + mirror(brow)[::-1] + brow + nose + left_eye + right_eye + mouth
+    nose = [
+        (0, 0.535),
+        (0, 0.48),
+        (0, 0.425),
+        (0, 0.37),
+        (-0.058 * n, 0.328),
+        (-0.03 * n, 0.318),
+        (0, 0.312),
+        (0.03 * n, 0.318),
+        (0.058 * n, 0.328),
+    ]
+    lips = [
+        (0.105 * m, 0.2 + s),
+        (0.07 * m, 0.224),
+        (0.028 * m, 0.237),
+    ]  # from the corner to the middle
+    under = [(0.07 * m, 0.178 - 0.8 * o), (0.032 * m, 0.162 - o)]
+    inside = [(0.088 * m, 0.2 + s), (0.036 * m, 0.208)]
+    inside_under = [(0.036 * m, 0.194 - 0.9 * o)]
+    mouth = (
+        mirror(lips) + [(0, 0.232)] + lips[::-1] + under + [(0, 0.158 - o)] + mirror(under)[::-1]
+    )
+    mouth += (
+        mirror(inside)
+        + [(0, 0.206)]
+        + inside[::-1]
+        + inside_under
+        + [(0, 0.191 - o)]
+        + mirror(inside_under)
+    )
+    points = (
+        jaw
+        + [(0, 0.03)]
+        + mirror(jaw)[::-1]
+        + mirror(brow)[::-1]
+        + brow
+        + nose
+        + left_eye
+        + right_eye
+        + mouth
+    )
     xy = np.array(points, np.float32)
-    z = -trace(skull, xy[:, 0], -xy[:, 1])[1]                                               # where the skull's surface is
-    z[27:36] += np.array([0, .025, .055, .085, .02, .035, .045, .035, .02], np.float32)    # the nose stands out
+    z = -trace(skull, xy[:, 0], -xy[:, 1])[1]  # where the skull's surface is
+    z[27:36] += np.array(
+        [0, 0.025, 0.055, 0.085, 0.02, 0.035, 0.045, 0.035, 0.02], np.float32
+    )  # the nose stands out
     return np.concatenate([xy, z[:, None]], 1).astype(np.float64)
 
-
+# %% ../../nbs/parts/920_synth.solid.ipynb #0bf569c4
 def _half_width(skull, y):
     """Half the width of the skull at height y."""
-    x = np.linspace(0, .5, 251, dtype=np.float32)
+    x = np.linspace(0, 0.5, 251, dtype=np.float32)
     hit = trace(skull, x, np.full_like(x, -y))[0]
     return float(x[hit].max())

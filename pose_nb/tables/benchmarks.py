@@ -26,7 +26,8 @@ from ..metrics.posetrack import posetrack_ap
 # %% ../../nbs/parts/730_tables.benchmarks.ipynb #796f83b9
 @dataclass
 class Predictions:
-    """Keypoints of N instances: `keypoints` (N, K, 2) in image pixels, `scores` (N, K), `areas` (N,) of the padded crops; float32 numpy."""
+    """Keypoints of N instances: `keypoints` (N, K, 2) in image pixels, `scores` (N, K), `areas`
+    (N,) of the padded crops; float32 numpy."""
 
     keypoints: np.ndarray
     scores: np.ndarray
@@ -37,22 +38,32 @@ class Predictions:
 class Benchmark:
     """What a results table measures, and how.
 
-    measure: function (benchmark, records, predictions, nms, truth) -> (dict of figures, list of results that JSON can hold). nms is the
+    measure: function (benchmark, records, predictions, nms, truth) -> (dict of figures, list of
+    results that JSON can hold). nms is the
     OKS above which a pose is dropped, None for no NMS; metrics that compare row by row ignore it.
     """
-    title: str                                           # of the data set
-    data: PoseSet                                        # layout, loader, skeleton
+
+    title: str  # of the data set
+    data: PoseSet  # layout, loader, skeleton
     measure: Callable
-    figure: str                                          # the figure of `measure` by which the best weights are chosen
-    boxes: str = "annotated"                             # whose boxes the published figures stand on: "annotated" or "detector"
-    what: str = "person"                                 # or "face"
+    figure: str  # the figure of `measure` by which the best weights are chosen
+    boxes: str = (
+        "annotated"  # whose boxes the published figures stand on: "annotated" or "detector"
+    )
+    what: str = "person"  # or "face"
     lower_is_better: bool = False
-    percent: bool = False                                # whether the figures of `measure` are percent
-    splits: dict = field(default_factory=dict)           # figure as the table names it -> split that it is measured on
-    averaged: tuple = ()                                 # splits over which the table averages every figure (JHMDB)
-    table_factor: float = 1.                             # figure as printed = this times the figure of `measure`
-    read_truth: Callable | None = None                   # (data, root, split) -> ground truth, for metrics that need more than the records
-    face_size: Callable | None = None                    # (records) -> (N,) pixels by which errors of faces are divided
+    percent: bool = False  # whether the figures of `measure` are percent
+    splits: dict = field(
+        default_factory=dict
+    )  # figure as the table names it -> split that it is measured on
+    averaged: tuple = ()  # splits over which the table averages every figure (JHMDB)
+    table_factor: float = 1.0  # figure as printed = this times the figure of `measure`
+    read_truth: Callable | None = (
+        None  # (data, root, split) -> ground truth, for metrics that need more than the records
+    )
+    face_size: Callable | None = (
+        None  # (records) -> (N,) pixels by which errors of faces are divided
+    )
     licence: str = "Licence: see the authors' terms."
     skeleton = property(lambda self: self.data.skeleton)
 
@@ -67,30 +78,41 @@ class Benchmark:
         return self.averaged or tuple(dict.fromkeys(self.splits.values()))
 
     def load(self, root, split="val", boxes="gt"):
-        """Records of a split below the folder `root`; boxes: "gt", "det" (the set's usual file), or the path of a detection file."""
+        """Records of a split below the folder `root`; boxes: "gt", "det" (the set's usual file), or
+        the path of a detection file."""
         return self.data.load(root, split, boxes=boxes)
 
     def truth(self, root, split="val"):
-        """What `measure` compares with: COCO's ground truth dict, PoseTrack18's list of videos, or None where the records say it all."""
+        """What `measure` compares with: COCO's ground truth dict, PoseTrack18's list of videos, or
+        None where the records say it all."""
         return self.read_truth(self.data, root, split) if self.read_truth else None
 
     def only_images(self, truth, image_ids):
         """The part of a ground truth that belongs to some images."""
-        if truth is None: return None
-        if isinstance(truth, list): return [part for video in truth if (part := self.only_images(video, image_ids))["images"]]
+        if truth is None:
+            return None
+        if isinstance(truth, list):
+            return [
+                part for video in truth if (part := self.only_images(video, image_ids))["images"]
+            ]
         ids = set(map(int, image_ids))
-        return truth | {part: [x for x in truth[part] if x[key] in ids] for part, key in (("images", "id"), ("annotations", "image_id"))}
+        return truth | {
+            part: [x for x in truth[part] if x[key] in ids]
+            for part, key in (("images", "id"), ("annotations", "image_id"))
+        }
 
     def better(self, a, b):
         """Whether figure a is better than b; everything is better than None."""
         return b is None or (a < b if self.lower_is_better else a > b)
 
     def table_figures(self, measured):
-        """The published table's figures, in its names and unit, from dict of split -> figures of `measure`; those that lack a split are left out."""
+        """The published table's figures, in its names and unit, from dict of split -> figures of
+        `measure`; those that lack a split are left out."""
         out = {}
         for name, split in self.splits.items():
             needed, key = self.averaged or (split,), self.figure if self.what == "face" else name
-            if all(s in measured for s in needed): out[name] = self.table_factor * float(np.mean([measured[s][key] for s in needed]))
+            if all(s in measured for s in needed):
+                out[name] = self.table_factor * float(np.mean([measured[s][key] for s in needed]))
         return out
 
 # %% ../../nbs/parts/730_tables.benchmarks.ipynb #27b8c8df
@@ -100,99 +122,151 @@ def read_coco_truth(data, root, split="val"):
 
 
 def read_videos(data, root, split="val"):
-    """PoseTrack18's videos of a split: list of dicts, in the order of the file names. Raises InputError if the folder has none."""
+    """PoseTrack18's videos of a split: list of dicts, in the order of the file names. Raises
+    InputError if the folder has none."""
     folder = data.file(root, "videos", split).with_name(split)
     files = sorted(folder.glob("*.json"))
     if not files:
-        raise InputError(f"{data.name}: the metric reads the per-video files {folder}/*.json, and there are none; they come with the annotations")
+        raise InputError(
+            f"{data.name}: the metric reads the per-video files {folder}/*.json, and there are none; they come with the annotations"
+        )
     return [read_json(file) for file in files]
 
 # %% ../../nbs/parts/730_tables.benchmarks.ipynb #62f28f59
 def coco_results(benchmark, records, predictions, nms, category_id=1):
-    """COCO results of predictions: image_id, category_id, keypoints, score, bbox; `nms` as in `results_from_predictions`."""
+    """COCO results of predictions: image_id, category_id, keypoints, score, bbox; `nms` as in
+    `results_from_predictions`."""
     _check(benchmark, records, predictions)
-    return results_from_predictions(predictions.keypoints, predictions.scores, records.boxes, records.box_scores, predictions.areas,
-                                    records.image_ids, records.ids, benchmark.skeleton.oks_sigmas(), nms=nms, category_id=category_id)
+    return results_from_predictions(
+        predictions.keypoints,
+        predictions.scores,
+        records.boxes,
+        records.box_scores,
+        predictions.areas,
+        records.image_ids,
+        records.ids,
+        benchmark.skeleton.oks_sigmas(),
+        nms=nms,
+        category_id=category_id,
+    )
 
-
+# %% ../../nbs/parts/730_tables.benchmarks.ipynb #cf5954b8
 def _check(benchmark, records, predictions, labelled=False):
     expected = records.keypoints.shape
     if np.shape(predictions.keypoints) != expected:
-        raise InputError(f"{benchmark.title}: predictions of shape {np.shape(predictions.keypoints)} for records of shape {expected}; "
-                         "one pose per record is needed, in their order")
+        raise InputError(
+            f"{benchmark.title}: predictions of shape {np.shape(predictions.keypoints)} for records of shape {expected}; "
+            "one pose per record is needed, in their order"
+        )
     if labelled and not records.visible.any():
-        raise InputError(f"{benchmark.title}: the records of {records.source or 'these boxes'} have no labelled keypoint; this metric compares "
-                         "each box with its own label, so use boxes='gt'")
+        raise InputError(
+            f"{benchmark.title}: the records of {records.source or 'these boxes'} have no labelled keypoint; this metric compares "
+            "each box with its own label, so use boxes='gt'"
+        )
 
 # %% ../../nbs/parts/730_tables.benchmarks.ipynb #0f9e94fc
 def measure_coco(benchmark, records, predictions, nms, truth, ap=coco_official):
-    """COCO's ten figures as fractions, by pycocotools, over all people of the ground truth dict `truth`; and COCO results.
+    """COCO's ten figures as fractions, by pycocotools, over all people of the ground truth dict
+    `truth`; and COCO results.
 
-    `ap`: function (truth, results, sigmas) -> figures. People without `area` get 0.53 of their box. Raises InputError.
+    `ap`: function (truth, results, sigmas) -> figures. People without `area` get 0.53 of their box.
+    Raises InputError.
     """
     if not isinstance(truth, dict) or not truth.get("categories"):
-        raise InputError(f"{benchmark.title}: the metric needs the ground truth with images, annotations and categories; see Benchmark.truth")
+        raise InputError(
+            f"{benchmark.title}: the metric needs the ground truth with images, annotations and categories; see Benchmark.truth"
+        )
     ids = [c["id"] for c in truth["categories"]]
     people = [a for a in truth["annotations"] if a.get("keypoints")]
     for a in people:
         if len(a.get("bbox") or ()) != 4:
-            raise InputError(f"{benchmark.title}, annotation {a.get('id')}: bbox is {a.get('bbox')!r}; x, y, w, h are needed")
-    people = [a if "area" in a else a | {"area": .53 * a["bbox"][2] * a["bbox"][3]} for a in people]
+            raise InputError(
+                f"{benchmark.title}, annotation {a.get('id')}: bbox is {a.get('bbox')!r}; x, y, w, h are needed"
+            )
+    people = [
+        a if "area" in a else a | {"area": 0.53 * a["bbox"][2] * a["bbox"][3]} for a in people
+    ]
     results = coco_results(benchmark, records, predictions, nms, ids[0] if len(ids) == 1 else 1)
     results = [r for r in results if max(r["keypoints"][2::3]) > 0]
     return ap(truth | {"annotations": people}, results, benchmark.skeleton.oks_sigmas()), results
 
-
+# %% ../../nbs/parts/730_tables.benchmarks.ipynb #188e5c24
 def measure_posetrack(benchmark, records, predictions, nms, truth):
-    """PoseTrack18's figures in percent against its videos, after NMS; and COCO results, whose third numbers are the joints' scores."""
+    """PoseTrack18's figures in percent against its videos, after NMS; and COCO results, whose third
+    numbers are the joints' scores."""
     results = coco_results(benchmark, records, predictions, nms)
     return posetrack_ap(truth, results), results
 
 # %% ../../nbs/parts/730_tables.benchmarks.ipynb #70e3d60f
 def measure_mpii(benchmark, records, predictions, nms, truth=None):
-    """MPII's PCKh in percent ("PCKh@0.5", "PCKh@0.1", "Head" …), and results in its file's fields: image, joints counted from 1, scores.
+    """MPII's PCKh in percent ("PCKh@0.5", "PCKh@0.1", "Head" …), and results in its file's fields:
+    image, joints counted from 1, scores.
 
-    records: of split val, whose joints count from 1 and which have `extra["head_sizes"]`. Raises InputError without these.
+    records: of split val, whose joints count from 1 and which have `extra["head_sizes"]`. Raises
+    InputError without these.
     """
     _check(benchmark, records, predictions, labelled=True)
     if "head_sizes" not in records.extra:
-        raise InputError(f"{benchmark.title}: {records.source or 'these records'} came without head sizes, by which PCKh divides; split val has them "
-                         f"if {benchmark.data.extra_files['heads']} lies below the data folder (other splits have none)")
-    results = [{"image": Path(f).name, "joints": p, "scores": s} for f, p, s in
-               zip(records.image_files, (predictions.keypoints + 1).tolist(), predictions.scores.tolist())]
-    return mpii_pckh(predictions.keypoints, records.keypoints, records.visible, records.extra["head_sizes"]), results
+        raise InputError(
+            f"{benchmark.title}: {records.source or 'these records'} came without head sizes, by which PCKh divides; split val has them "
+            f"if {benchmark.data.extra_files['heads']} lies below the data folder (other splits have none)"
+        )
+    results = [
+        {"image": Path(f).name, "joints": p, "scores": s}
+        for f, p, s in zip(
+            records.image_files, (predictions.keypoints + 1).tolist(), predictions.scores.tolist()
+        )
+    ]
+    return mpii_pckh(
+        predictions.keypoints, records.keypoints, records.visible, records.extra["head_sizes"]
+    ), results
 
-
+# %% ../../nbs/parts/730_tables.benchmarks.ipynb #09e8caac
 def measure_jhmdb(benchmark, records, predictions, nms, truth=None):
-    """JHMDB's PCK by person size and tPCK by torso size, in percent; and results with id, image_id, keypoints counted from 1."""
+    """JHMDB's PCK by person size and tPCK by torso size, in percent; and results with id, image_id,
+    keypoints counted from 1."""
     _check(benchmark, records, predictions, labelled=True)
     figures = jhmdb_pck(predictions.keypoints, records.keypoints, records.visible, records.boxes)
     return {name: 100 * value for name, value in figures.items()}, _rows(records, predictions, 1)
 
 
 def _rows(records, predictions, origin=0):
-    points = np.concatenate([predictions.keypoints + np.float32(origin), predictions.scores[..., None]], -1)
-    return [{"id": i, "image_id": m, "keypoints": p} for i, m, p in
-            zip(records.ids.tolist(), records.image_ids.tolist(), points.reshape(len(points), -1).tolist())]
+    points = np.concatenate(
+        [predictions.keypoints + np.float32(origin), predictions.scores[..., None]], -1
+    )
+    return [
+        {"id": i, "image_id": m, "keypoints": p}
+        for i, m, p in zip(
+            records.ids.tolist(),
+            records.image_ids.tolist(),
+            points.reshape(len(points), -1).tolist(),
+        )
+    ]
 
 # %% ../../nbs/parts/730_tables.benchmarks.ipynb #d51a3995
 def measure_face(benchmark, records, predictions, nms, truth=None):
-    """The NME of a face set, in percent if `benchmark.percent`, divided by `benchmark.face_size`; and results with id, image_id, keypoints."""
+    """The NME of a face set, in percent if `benchmark.percent`, divided by `benchmark.face_size`;
+    and results with id, image_id, keypoints."""
     _check(benchmark, records, predictions, labelled=True)
-    value = nme(predictions.keypoints, records.keypoints, records.visible, benchmark.face_size(records))
+    value = nme(
+        predictions.keypoints, records.keypoints, records.visible, benchmark.face_size(records)
+    )
     return {"NME": (100 if benchmark.percent else 1) * value}, _rows(records, predictions)
 
 
 def eyes(corners):
-    """A `face_size`: the distance between two labelled landmarks, such as the outer corners of the eyes; corners: their two indices."""
+    """A `face_size`: the distance between two labelled landmarks, such as the outer corners of the
+    eyes; corners: their two indices."""
     return partial(_eyes, corners=corners)
 
 
-def _eyes(records, corners): return eye_distance(records.keypoints, corners)
+def _eyes(records, corners):
+    return eye_distance(records.keypoints, corners)
 
 
 def box_side(records):
-    """A `face_size`: the longer side of the annotated box (AFLW); the field box_size where the records have it."""
+    """A `face_size`: the longer side of the annotated box (AFLW); the field box_size where the
+    records have it."""
     return records.extra.get("box_size", records.scales.max(1))
 
 # %% ../../nbs/parts/730_tables.benchmarks.ipynb #8a9dacd2
@@ -201,34 +275,121 @@ _FACE = dict(measure=measure_face, figure="NME", what="face", lower_is_better=Tr
 
 
 def _measure_aic(benchmark, records, predictions, nms, truth):
-    return measure_coco(benchmark, records, predictions, nms, truth, partial(coco_official, use_area=False))
+    return measure_coco(
+        benchmark, records, predictions, nms, truth, partial(coco_official, use_area=False)
+    )
 
 
 def _measure_crowdpose(benchmark, records, predictions, nms, truth):
     return measure_coco(benchmark, records, predictions, nms, truth, crowdpose_ap)
 
 
-COCO = Benchmark("COCO 2017", SETS["coco"], measure_coco, boxes="detector", **_AP,
-                 licence="Annotations CC BY 4.0; images are from Flickr, under their own terms.")
+COCO = Benchmark(
+    "COCO 2017",
+    SETS["coco"],
+    measure_coco,
+    boxes="detector",
+    **_AP,
+    licence="Annotations CC BY 4.0; images are from Flickr, under their own terms.",
+)
+
+# %% ../../nbs/parts/730_tables.benchmarks.ipynb #d631ee24
 CROWDPOSE = Benchmark("CrowdPose", SETS["crowdpose"], _measure_crowdpose, boxes="detector", **_AP)
 AIC = Benchmark("AI Challenger", SETS["aic"], _measure_aic, **_AP)
-HUMANART_DET = Benchmark("Human-Art", SETS["humanart"], measure_coco, boxes="detector", **_AP,
-                         licence="For non-commercial use, on request to the authors.")
-HUMANART_GT = Benchmark("Human-Art", SETS["humanart"], measure_coco, **_AP, licence=HUMANART_DET.licence)
-MPII = Benchmark("MPII Human Pose", SETS["mpii"], measure_mpii, "PCKh@0.5", percent=True, table_factor=.01,
-                 splits={"PCKh@0.5": "val", "PCKh@0.1": "val"}, licence="Annotations under the Simplified BSD licence; images are from YouTube.")
-JHMDB = Benchmark("Sub-JHMDB", SETS["jhmdb"], measure_jhmdb, "PCK", percent=True, splits={"PCK": "val", "tPCK": "val"},
-                  averaged=("val", "val2", "val3"))
-POSETRACK18 = Benchmark("PoseTrack18", SETS["posetrack18"], measure_posetrack, "AP", percent=True, splits={"AP": "val"}, read_truth=read_videos)
+HUMANART_DET = Benchmark(
+    "Human-Art",
+    SETS["humanart"],
+    measure_coco,
+    boxes="detector",
+    **_AP,
+    licence="For non-commercial use, on request to the authors.",
+)
+HUMANART_GT = Benchmark(
+    "Human-Art", SETS["humanart"], measure_coco, **_AP, licence=HUMANART_DET.licence
+)
 
-FACE_300W = Benchmark("300W", SETS["300w"], **_FACE, percent=True, face_size=eyes(EYES_68),
-                      splits={"NMEcommon": "common", "NMEchallenge": "challenge", "NMEfull": "val", "NMEtest": "test"},
-                      licence="For research only, not for commercial products.")
-AFLW = Benchmark("AFLW", SETS["aflw"], **_FACE, percent=True, face_size=box_side, splits={"NMEfull": "val", "NMEfrontal": "frontal"},
-                 licence="For non-commercial research only.")
-COCO_WHOLEBODY_FACE = Benchmark("COCO-WholeBody-Face", SETS["coco_wholebody_face"], **_FACE, face_size=eyes(EYES_68), splits={"NME": "val"},
-                                licence="Annotations for research and non-commercial use only; images are from Flickr, under their own terms.")
-COFW = Benchmark("COFW", SETS["cofw"], **_FACE, percent=True, face_size=eyes(EYES_COFW), splits={"NME": "val"})
-WFLW = Benchmark("WFLW", SETS["wflw"], **_FACE, percent=True, face_size=eyes(EYES_WFLW),
-                 splits={"NMEtest": "val", "NMEpose": "largepose", "NMEillumination": "illumination", "NMEocclusion": "occlusion", "NMEblur": "blur",
-                         "NMEmakeup": "makeup", "NMEexpression": "expression"})
+# %% ../../nbs/parts/730_tables.benchmarks.ipynb #ca16f74e
+MPII = Benchmark(
+    "MPII Human Pose",
+    SETS["mpii"],
+    measure_mpii,
+    "PCKh@0.5",
+    percent=True,
+    table_factor=0.01,
+    splits={"PCKh@0.5": "val", "PCKh@0.1": "val"},
+    licence="Annotations under the Simplified BSD licence; images are from YouTube.",
+)
+JHMDB = Benchmark(
+    "Sub-JHMDB",
+    SETS["jhmdb"],
+    measure_jhmdb,
+    "PCK",
+    percent=True,
+    splits={"PCK": "val", "tPCK": "val"},
+    averaged=("val", "val2", "val3"),
+)
+
+# %% ../../nbs/parts/730_tables.benchmarks.ipynb #cbb7f078
+POSETRACK18 = Benchmark(
+    "PoseTrack18",
+    SETS["posetrack18"],
+    measure_posetrack,
+    "AP",
+    percent=True,
+    splits={"AP": "val"},
+    read_truth=read_videos,
+)
+FACE_300W = Benchmark(
+    "300W",
+    SETS["300w"],
+    **_FACE,
+    percent=True,
+    face_size=eyes(EYES_68),
+    splits={
+        "NMEcommon": "common",
+        "NMEchallenge": "challenge",
+        "NMEfull": "val",
+        "NMEtest": "test",
+    },
+    licence="For research only, not for commercial products.",
+)
+
+# %% ../../nbs/parts/730_tables.benchmarks.ipynb #3c7769b2
+AFLW = Benchmark(
+    "AFLW",
+    SETS["aflw"],
+    **_FACE,
+    percent=True,
+    face_size=box_side,
+    splits={"NMEfull": "val", "NMEfrontal": "frontal"},
+    licence="For non-commercial research only.",
+)
+COCO_WHOLEBODY_FACE = Benchmark(
+    "COCO-WholeBody-Face",
+    SETS["coco_wholebody_face"],
+    **_FACE,
+    face_size=eyes(EYES_68),
+    splits={"NME": "val"},
+    licence="Annotations for research and non-commercial use only; images are from Flickr, under their own terms.",
+)
+COFW = Benchmark(
+    "COFW", SETS["cofw"], **_FACE, percent=True, face_size=eyes(EYES_COFW), splits={"NME": "val"}
+)
+
+# %% ../../nbs/parts/730_tables.benchmarks.ipynb #f9210973
+WFLW = Benchmark(
+    "WFLW",
+    SETS["wflw"],
+    **_FACE,
+    percent=True,
+    face_size=eyes(EYES_WFLW),
+    splits={
+        "NMEtest": "val",
+        "NMEpose": "largepose",
+        "NMEillumination": "illumination",
+        "NMEocclusion": "occlusion",
+        "NMEblur": "blur",
+        "NMEmakeup": "makeup",
+        "NMEexpression": "expression",
+    },
+)

@@ -19,7 +19,8 @@ from ..skeletons import (AIC, AFLW, COCO, COCO_WHOLEBODY_FACE, COFW, CROWDPOSE, 
 
 # %% ../../nbs/parts/710_tables.sets.ipynb #e7025548
 def load_crowdpose(annotation_file, image_dir, skeleton=CROWDPOSE, boxes="gt", min_score=None):
-    """As `load_coco`, with `extra["crowd_index"]` (N,) of each instance's image; -1 where the file gives none."""
+    """As `load_coco`, with `extra["crowd_index"]` (N,) of each instance's image; -1 where the file
+    gives none."""
     records = load_coco(annotation_file, image_dir, skeleton, boxes, min_score)
     images = read_json(annotation_file)["images"]
     index = {image["id"]: row for row, image in enumerate(images)}
@@ -28,9 +29,11 @@ def load_crowdpose(annotation_file, image_dir, skeleton=CROWDPOSE, boxes="gt", m
 
 # %% ../../nbs/parts/710_tables.sets.ipynb #58bf5754
 def load_faces(annotation_file, image_dir, skeleton, boxes="gt", min_score=None):
-    """Records of a face set with fields center (x, y) and scale (size / 200): 300W, AFLW, WFLW. Squares around the centre, not clipped.
+    """Records of a face set with fields center (x, y) and scale (size / 200): 300W, AFLW, WFLW.
+    Squares around the centre, not clipped.
 
-    `extra["box_size"]` (N,) holds that field where all annotations have it (AFLW). Raises InputError, as `load_coco` does.
+    `extra["box_size"]` (N,) holds that field where all annotations have it (AFLW). Raises
+    InputError, as `load_coco` does.
     """
     if boxes != "gt": return load_coco(annotation_file, image_dir, skeleton, boxes, min_score)
     images, items = read_annotations(annotation_file)
@@ -58,7 +61,8 @@ def load_faces(annotation_file, image_dir, skeleton, boxes="gt", min_score=None)
 
 # %% ../../nbs/parts/710_tables.sets.ipynb #a5d15c10
 def head_sizes(path):
-    """Head sizes (N,) of a MATLAB file with `headboxes_src` (2, 2, N), such as mpii_gt_val.mat: 0.6 times the diagonal of the head's box."""
+    """Head sizes (N,) of a MATLAB file with `headboxes_src` (2, 2, N), such as mpii_gt_val.mat: 0.6
+    times the diagonal of the head's box."""
     try: from scipy.io import loadmat
     except ImportError: raise InputError(f"reading {path} needs scipy: pip install scipy") from None
     try: corners = loadmat(path)["headboxes_src"]
@@ -71,9 +75,11 @@ def head_sizes(path):
 
 
 def load_mpii(annotation_file, image_dir, skeleton=MPII, boxes="gt", min_score=None, *, head_file=None, subtract_one=False):
-    """Records of MPII's list of {image, center, scale, joints, joints_vis}; squares of 200 * scale around the centre, not clipped.
+    """Records of MPII's list of {image, center, scale, joints, joints_vis}; squares of 200 * scale
+    around the centre, not clipped.
 
-    head_file: adds `extra["head_sizes"]` (N,) for the PCKh metric. subtract_one: joints counted from 0, for training. Raises InputError.
+    head_file: adds `extra["head_sizes"]` (N,) for the PCKh metric. subtract_one: joints counted
+    from 0, for training. Raises InputError.
     """
     if boxes != "gt": raise InputError(f"boxes={boxes}: MPII is trained and tested on its own centres and scales; use 'gt'")
     rows = read_json(annotation_file, list)
@@ -114,17 +120,24 @@ class PoseSet:
     name: str
     skeleton: object
     folder: str                                          # its usual name below a data root
-    annotations: dict                                    # split -> annotation file, below the folder
-    images: object                                       # image folder below the folder, or a dict from split to it
-    read: object = load_coco                             # (annotation_file, image_dir, skeleton, boxes, min_score) -> Records
+    # split -> annotation file, below the folder
+    annotations: dict
+    # image folder below the folder, or a dict from split to it
+    images: object
+    # (annotation_file, image_dir, skeleton, boxes, min_score) -> Records
+    read: object = load_coco
     detections: str | None = None                        # box file of a detector for split "val"
     min_score: float | None = None                       # its threshold
-    detected: bool = False                               # whether the table's figures are for those boxes
-    counts: dict = field(default_factory=dict)           # split -> number of instances that the complete set has
-    extra_files: dict = field(default_factory=dict)      # other files that the metric needs: name -> path below the folder
+    # whether the table's figures are for those boxes
+    detected: bool = False
+    # split -> number of instances that the complete set has
+    counts: dict = field(default_factory=dict)
+    # other files that the metric needs: name -> path below the folder
+    extra_files: dict = field(default_factory=dict)
 
     def root(self, root, split="val"):
-        """The set's folder: `root` itself, or `root`/`folder`. Raises InputError if neither holds the annotation file."""
+        """The set's folder: `root` itself, or `root`/`folder`. Raises InputError if neither holds
+        the annotation file."""
         if split not in self.annotations: raise InputError(f"{self.name} has no split {split!r}; it has {', '.join(self.annotations)}")
         candidates = [Path(root), Path(root) / self.folder]
         for path in candidates:
@@ -142,7 +155,8 @@ class PoseSet:
         return self.root(root, split) / self.extra_files[name]
 
     def load(self, root, split="val", boxes=None):
-        """Records of a split. boxes: "gt", "det" (the detector file of the published figures), a path, or None for what the table uses."""
+        """Records of a split. boxes: "gt", "det" (the detector file of the published figures), a
+        path, or None for what the table uses."""
         annotation_file, images = self.annotation_file(root, split), self.image_dir(root, split)
         if boxes is None: boxes = "det" if self.detected and split == "val" else "gt"
         min_score = None

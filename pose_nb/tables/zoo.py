@@ -59,9 +59,11 @@ from ..weights.loading import load_weights
 # %% ../../nbs/parts/740_tables.zoo.ipynb #2d72ca0e
 @dataclass(frozen=True)
 class Network:
-    """How to build a network: a backbone's entry function, and a function (channels, keypoints, codec) -> head.
+    """How to build a network: a backbone's entry function, and a function (channels, keypoints,
+    codec) -> head.
 
-    needs: function (keypoints, codec) -> arguments of the backbone, for the few that depend on them (CPM, ViT).
+    needs: function (keypoints, codec) -> arguments of the backbone, for the few that depend on them
+    (CPM, ViT).
     """
 
     backbone: Callable
@@ -75,7 +77,8 @@ class Network:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a results table: everything that is needed to build, train, test and check it. `print(row)` is a card in plain English."""
+    """One line of a results table: everything that is needed to build, train, test and check it.
+    `print(row)` is a card in plain English."""
 
     id: str                          # table/model
     benchmark: Benchmark             # data set, skeleton, boxes, metric
@@ -88,8 +91,10 @@ class Row:
     continues: str = ""              # file of a whole pose network that training went on from
     udp_crop: bool | None = None     # crop on UDP's grid; None: as the codec
     flip: bool = True                # flip test
-    nms: float | None = 0.9          # OKS above which a second answer for the same person is dropped
-    label: str = ""                  # the name printed in the table, where it is not what the row is
+    # OKS above which a second answer for the same person is dropped
+    nms: float | None = 0.9
+    # the name printed in the table, where it is not what the row is
+    label: str = ""
     note: str = ""                   # errata and warnings
 
     def __post_init__(self):
@@ -103,7 +108,8 @@ class Row:
 
     @property
     def sha256(self):
-        """The first eight hex digits of the checkpoint's SHA-256, one per file, as its name says."""
+        """The first eight hex digits of the checkpoint's SHA-256, one per file, as its name
+        says."""
         return tuple(hash_prefix(name) for name in self.checkpoints)
 
     @property
@@ -168,7 +174,8 @@ JHMDB_CPM = Recipe(epochs=40, batch=256, schedule=Steps((20, 30)), augment=augme
 POSETRACK = Recipe(epochs=20, schedule=Steps((10, 15)))
 FACE_512 = Recipe(lr=2e-3, epochs=60, schedule=Steps((40, 55)), augment=augment.WHOLE_MILD)
 FACE_AWING = replace(FACE_512, supervise=Supervise(StagedLoss(adaptive_wing)))
-COFW_60 = replace(FACE_512, schedule=Steps((40,)))                        # its second drop, at 55, lies behind the schedule's end
+# its second drop, at 55, lies behind the schedule's end
+COFW_60 = replace(FACE_512, schedule=Steps((40,)))
 WHOLEBODY_FACE = Recipe(lr=2e-3, batch=256, epochs=60, schedule=Steps((40, 55)), augment=augment.SHIFT_MILD)
 UNITS_1, UNITS_3, UNITS_4 = (Recipe(lr=5e-3, batch=256, supervise=SuperviseUnits(n)) for n in (1, 3, 4))
 
@@ -294,7 +301,8 @@ def list_models(pattern="*"):
 
 
 def get_row(row):
-    """The Row with this id (a Row is passed through). InputError with the nearest ids for an unknown one."""
+    """The Row with this id (a Row is passed through). InputError with the nearest ids for an
+    unknown one."""
     if isinstance(row, Row): return row
     for known in ROWS:
         if known.id == row: return known
@@ -305,7 +313,8 @@ def get_row(row):
 def create_model(row, weights=None):
     """The network of a row, on the CPU, in training mode; `model.row` is the row.
 
-    row: an id or a Row. weights: None for random ones; a file (.pth as published, or .safetensors); "published" to find the row's file in
+    row: an id or a Row. weights: None for random ones; a file (.pth as published, or .safetensors);
+    "published" to find the row's file in
     the cache, or fetch it from a mirror. Raises InputError for an unknown row or an unusable file.
     """
     row = get_row(row)
@@ -346,7 +355,8 @@ def card(row):
 
 # %% ../../nbs/parts/740_tables.zoo.ipynb #29f16228
 def diff(a, b):
-    """Fields in which two rows differ, as {name: (value of a, value of b)}; names of nested fields are joined by dots."""
+    """Fields in which two rows differ, as {name: (value of a, value of b)}; names of nested fields
+    are joined by dots."""
     found = {}
 
     def walk(x, y, name):
@@ -359,7 +369,8 @@ def diff(a, b):
 
 
 def table(name):
-    """One results table as text; `name` is the part of the ids before the slash. A star marks a row with a note."""
+    """One results table as text; `name` is the part of the ids before the slash. A star marks a row
+    with a note."""
     rows = [row for row in ROWS if row.table == name]
     if not rows: raise InputError(f"no table {name!r}; there are {', '.join(dict.fromkeys(row.table for row in ROWS))}")
     notes = [f"  * {row.id}: {' '.join(filter(None, [f'printed as {row.label}.' if row.label else '', row.note]))}" for row in rows if row.label or row.note]

@@ -33,137 +33,212 @@ def sha256(path):
     """SHA-256 of a file as 64 hexadecimal digits."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while block := file.read(1 << 20): digest.update(block)
+        while block := file.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()
 
 
 def check_hash(path, name=None):
-    """Raise InputError unless the file's SHA-256 begins as its name (or `name`) says; names without a hash pass."""
+    """Raise InputError unless the file's SHA-256 begins as its name (or `name`) says; names without
+    a hash pass."""
     wanted = hash_prefix(name or path)
     if wanted and not (found := sha256(path)).startswith(wanted):
-        raise InputError(f"{path}: its SHA-256 begins with {found[:8]}, but the name says {wanted}; the file is damaged or another one")
+        raise InputError(
+            f"{path}: its SHA-256 begins with {found[:8]}, but the name says {wanted}; the file is damaged or another one"
+        )
 
 # %% ../../nbs/parts/620_weights.finding.ipynb #3ff8ec77
 def download(url, path, tries=4, timeout=30, progress=True):
-    """Fetch `url` to `path`, resuming after breaks; the file appears only when it is complete and its name's hash is right.
+    """Fetch `url` to `path`, resuming after breaks; the file appears only when it is complete and
+    its name's hash is right.
 
-    InputError: not http(s), not there, another length or hash than promised, or still broken after `tries` attempts without progress.
+    InputError: not http(s), not there, another length or hash than promised, or still broken after
+    `tries` attempts without progress.
     """
     path = Path(path)
-    if urllib.parse.urlsplit(url).scheme not in ("http", "https"): raise InputError(f"{url}: only http and https addresses are fetched")
+    if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
+        raise InputError(f"{url}: only http and https addresses are fetched")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     with _alone(path.with_name(path.name + ".lock")):
-        if path.exists(): return path                                            # another process was faster
+        if path.exists():
+            return path  # another process was faster
         resumed, failures, error = part.exists(), 0, None
         while failures < tries:
             before = part.stat().st_size if part.exists() else 0
-            try: _rest(url, part, timeout, progress)
+            try:
+                _rest(url, part, timeout, progress)
             except (OSError, http.client.HTTPException) as problem:
-                if isinstance(problem, urllib.error.HTTPError) and problem.code in (400, 401, 403, 404, 410): _refuse(url, problem)
+                if isinstance(problem, urllib.error.HTTPError) and problem.code in (
+                    400,
+                    401,
+                    403,
+                    404,
+                    410,
+                ):
+                    _refuse(url, problem)
                 error = problem
                 failures = 0 if part.exists() and part.stat().st_size > before else failures + 1
-                time.sleep(min(0.1 * 2 ** failures, 5))
+                time.sleep(min(0.1 * 2**failures, 5))
                 continue
-            try: check_hash(part, path.name)
+            try:
+                check_hash(part, path.name)
             except InputError as problem:
                 part.unlink()
-                if not resumed: raise InputError(f"{url}: {str(problem).split(': ', 1)[1]}; nothing is kept") from None
-                resumed = False                                                  # the old part was of another file: from the start
+                if not resumed:
+                    raise InputError(
+                        f"{url}: {str(problem).split(': ', 1)[1]}; nothing is kept"
+                    ) from None
+                resumed = False  # the old part was of another file: from the start
                 continue
             os.replace(part, path)
             return path
-    raise InputError(f"{url}: the connection broke {tries} times without a new byte ({error}); what is there is kept, run again to go on")
+    raise InputError(
+        f"{url}: the connection broke {tries} times without a new byte ({error}); what is there is kept, run again to go on"
+    )
 
-
-def _refuse(url, problem): raise InputError(f"{url}: the server answers {problem.code} {problem.reason}") from None
+# %% ../../nbs/parts/620_weights.finding.ipynb #7badbef6
+def _refuse(url, problem):
+    raise InputError(f"{url}: the server answers {problem.code} {problem.reason}") from None
 
 
 @contextmanager
 def _alone(path):
-    """Hold a lock file, so that one process at a time works on it; where files cannot be locked (Windows), go on without."""
-    try: import fcntl
+    """Hold a lock file, so that one process at a time works on it; where files cannot be locked
+    (Windows), go on without."""
+    try:
+        import fcntl
     except ImportError:
         yield
         return
     while True:
         with open(path, "w") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
-            if not path.exists() or not os.path.samestat(os.fstat(handle.fileno()), path.stat()): continue       # removed while we waited
-            try: yield
-            finally: path.unlink(missing_ok=True)
+            if not path.exists() or not os.path.samestat(os.fstat(handle.fileno()), path.stat()):
+                continue  # removed while we waited
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
             return
 
 # %% ../../nbs/parts/620_weights.finding.ipynb #23f95555
 def _rest(url, part, timeout, progress):
     """Append to `part` what is missing of `url`; OSError if the connection breaks."""
     have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"User-Agent": "pose_nb", "Accept-Encoding": "identity"})
-    if have: request.add_header("Range", f"bytes={have}-")
-    try: answer = urllib.request.urlopen(request, timeout=timeout)
+    request = urllib.request.Request(
+        url, headers={"User-Agent": "pose_nb", "Accept-Encoding": "identity"}
+    )
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+    try:
+        answer = urllib.request.urlopen(request, timeout=timeout)
     except urllib.error.HTTPError as problem:
-        if problem.code != 416: raise
+        if problem.code != 416:
+            raise
         total = re.fullmatch(r"bytes \*/(\d+)", problem.headers.get("Content-Range") or "")
-        if total and int(total[1]) == have: return                               # nothing is missing
-        part.unlink()                                                            # longer than the file: not a beginning of it
+        if total and int(total[1]) == have:
+            return  # nothing is missing
+        part.unlink()  # longer than the file: not a beginning of it
         raise OSError("the part on disk does not fit the server's file") from None
     with answer:
-        if "text/html" in answer.headers.get("Content-Type", ""): raise InputError(f"{url}: the server sends a web page, not a weight file")
-        span = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", answer.headers.get("Content-Range") or "")
-        if answer.status != 206 or not span or int(span[1]) != have: have = 0    # the server begins again
-        length = int(answer.headers["Content-Length"]) if answer.headers.get("Content-Length", "").isdigit() else None
-        with open(part, "ab" if have else "wb") as file, tqdm(total=length and have + length, initial=have, unit="B", unit_scale=True,
-                                                              desc=part.stem, disable=not progress, leave=False) as bar:
+        if "text/html" in answer.headers.get("Content-Type", ""):
+            raise InputError(f"{url}: the server sends a web page, not a weight file")
+        span = re.fullmatch(
+            r"bytes (\d+)-(\d+)/(\d+|\*)", answer.headers.get("Content-Range") or ""
+        )
+        if answer.status != 206 or not span or int(span[1]) != have:
+            have = 0  # the server begins again
+        length = (
+            int(answer.headers["Content-Length"])
+            if answer.headers.get("Content-Length", "").isdigit()
+            else None
+        )
+        with (
+            open(part, "ab" if have else "wb") as file,
+            tqdm(
+                total=length and have + length,
+                initial=have,
+                unit="B",
+                unit_scale=True,
+                desc=part.stem,
+                disable=not progress,
+                leave=False,
+            ) as bar,
+        ):
             done = 0
             while block := answer.read(1 << 18):
                 file.write(block)
                 done += len(block)
                 bar.update(len(block))
-        if length is not None and done != length: raise OSError(f"{done:,} of {length:,} bytes came")
+        if length is not None and done != length:
+            raise OSError(f"{done:,} of {length:,} bytes came")
 
 # %% ../../nbs/parts/620_weights.finding.ipynb #b47170b2
 def cache_folder():
     """Where weight files are kept: the environment variable POSE_NB_CACHE, or ~/.cache/pose_nb."""
     return Path(os.environ.get("POSE_NB_CACHE") or Path.home() / ".cache" / "pose_nb").expanduser()
 
-
+# %% ../../nbs/parts/620_weights.finding.ipynb #b8d1cb76
 def find_weights(name, folder=None, mirrors=None, progress=True):
     """The path of a weight file by its file name, checked against the hash in the name.
 
-    Looked for in `folder`, then in the cache, then on `mirrors` (base addresses, default: POSE_NB_MIRROR), from where it goes to the cache.
+    Looked for in `folder`, then in the cache, then on `mirrors` (base addresses, default:
+    POSE_NB_MIRROR), from where it goes to the cache.
     InputError: found nowhere (says where), or the hash is wrong.
     """
-    if not re.fullmatch(r"\w[\w.+=-]*\.(pth|pt|safetensors)", name): raise InputError(f"{name!r} is no name of a weight file (NAME.pth)")
+    if not re.fullmatch(r"\w[\w.+=-]*\.(pth|pt|safetensors)", name):
+        raise InputError(f"{name!r} is no name of a weight file (NAME.pth)")
     tried = []
     for place in ([Path(folder)] if folder else []) + [cache_folder()]:
         if (place / name).is_file():
             check_hash(place / name)
             return place / name
         tried.append(str(place))
-    if mirrors is None: mirrors = [m.strip() for m in os.environ.get("POSE_NB_MIRROR", "").split(",") if m.strip()]
+    if mirrors is None:
+        mirrors = [m.strip() for m in os.environ.get("POSE_NB_MIRROR", "").split(",") if m.strip()]
     for mirror in mirrors:
-        try: return download(f"{mirror.rstrip('/')}/{name}", cache_folder() / name, progress=progress)
-        except InputError as error: tried.append(str(error))
-    raise InputError(f"{name} was not found. Tried:\n" + "".join(f"- {t}\n" for t in tried) + "If you have the file, put it into the "
-                     "cache (pose-nb weights import FOLDER); if a server has it, set POSE_NB_MIRROR to its address.")
+        try:
+            return download(
+                f"{mirror.rstrip('/')}/{name}", cache_folder() / name, progress=progress
+            )
+        except InputError as error:
+            tried.append(str(error))
+    raise InputError(
+        f"{name} was not found. Tried:\n"
+        + "".join(f"- {t}\n" for t in tried)
+        + "If you have the file, put it into the "
+        "cache (pose-nb weights import FOLDER); if a server has it, set POSE_NB_MIRROR to its address."
+    )
 
 # %% ../../nbs/parts/620_weights.finding.ipynb #4760a7be
 def import_folder(folder, cache=None):
     """Bring the weight files below `folder` into the cache: a list of (file name, what happened).
 
-    Files whose SHA-256 contradicts their name, and files without a hash in their name, stay outside and are reported.
+    Files whose SHA-256 contradicts their name, and files without a hash in their name, stay outside
+    and are reported.
     """
     folder, cache = Path(folder), Path(cache) if cache else cache_folder()
-    if not folder.is_dir(): raise InputError(f"{folder} is no folder; give one that holds .pth files")
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder; give one that holds .pth files")
     answers = []
     for path in sorted(p for p in folder.rglob("*.pth") if p.is_file()):
-        if hash_prefix(path.name) is None: answers.append((path.name, "left out: its name has no hash to check")); continue
-        try: check_hash(path)
-        except InputError as error: answers.append((path.name, "left out: " + str(error).split(": ", 1)[1])); continue
-        if (cache / path.name).exists(): answers.append((path.name, "was there already")); continue
+        if hash_prefix(path.name) is None:
+            answers.append((path.name, "left out: its name has no hash to check"))
+            continue
+        try:
+            check_hash(path)
+        except InputError as error:
+            answers.append((path.name, "left out: " + str(error).split(": ", 1)[1]))
+            continue
+        if (cache / path.name).exists():
+            answers.append((path.name, "was there already"))
+            continue
         with atomic_path(cache / path.name) as temporary:
             temporary.unlink()
-            try: os.link(path, temporary)
-            except OSError: shutil.copyfile(path, temporary)
+            try:
+                os.link(path, temporary)
+            except OSError:
+                shutil.copyfile(path, temporary)
         answers.append((path.name, "imported"))
     return answers

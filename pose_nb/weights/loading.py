@@ -25,195 +25,278 @@ from ..files import InputError, atomic_path, write_json
 
 # %% ../../nbs/parts/640_weights.loading.ipynb #c78d241f
 def naming_rules(source):
-    """The rules (regex, replacement) from our backbone's keys to published ones, for a row, a backbone function, or a model.
+    """The rules (regex, replacement) from our backbone's keys to published ones, for a row, a
+    backbone function, or a model.
 
-    A row has its backbone function as `backbone`; rules are the `PUBLISHED_NAMES` of the function's module. A tuple of rules is given back.
+    A row has its backbone function as `backbone`; rules are the `PUBLISHED_NAMES` of the function's
+    module. A tuple of rules is given back.
     """
-    if isinstance(source, tuple): return source
-    source = getattr(source, "row", source)              # a model made by `create_model` knows its row
+    if isinstance(source, tuple):
+        return source
+    source = getattr(source, "row", source)  # a model made by `create_model` knows its row
     backbone = getattr(source, "backbone", source)
-    if hasattr(source, "published_names"): return tuple(source.published_names)
-    if hasattr(backbone, "published_names"): return tuple(backbone.published_names)
-    while isinstance(backbone, functools.partial): backbone = backbone.func
+    if hasattr(source, "published_names"):
+        return tuple(source.published_names)
+    if hasattr(backbone, "published_names"):
+        return tuple(backbone.published_names)
+    while isinstance(backbone, functools.partial):
+        backbone = backbone.func
     module = sys.modules.get(getattr(backbone, "__module__", None) or "")
     if not hasattr(module, "PUBLISHED_NAMES"):
-        raise InputError(f"no naming rules known for {type(backbone).__name__}: its module has no PUBLISHED_NAMES; "
-                         "pass names=((regex, replacement), …)")
+        raise InputError(
+            f"no naming rules known for {type(backbone).__name__}: its module has no PUBLISHED_NAMES; "
+            "pass names=((regex, replacement), …)"
+        )
     return module.PUBLISHED_NAMES
 
-
+# %% ../../nbs/parts/640_weights.loading.ipynb #ddf3f2ac
 def published_names(model, names=None):
-    """Our key -> published key, for every entry of a pose model's state dict. names: as for `naming_rules`; default: the model itself."""
-    rules = [(re.compile(pattern), replacement) for pattern, replacement in naming_rules(model if names is None else names)]
+    """Our key -> published key, for every entry of a pose model's state dict. names: as for
+    `naming_rules`; default: the model itself."""
+    rules = [
+        (re.compile(pattern), replacement)
+        for pattern, replacement in naming_rules(model if names is None else names)
+    ]
     table = {}
     for key in model.state_dict():
         name = key.removeprefix("backbone.")
         if name != key:
-            for pattern, replacement in rules: name = pattern.sub(replacement, name)
+            for pattern, replacement in rules:
+                name = pattern.sub(replacement, name)
             name = "backbone." + name
         table[key] = name
     twice = [name for name, n in Counter(table.values()).items() if n > 1]
-    if twice: raise ValueError(f"the naming rules give {len(twice)} published names to two of our keys each, first {twice[0]}")
+    if twice:
+        raise ValueError(
+            f"the naming rules give {len(twice)} published names to two of our keys each, first {twice[0]}"
+        )
     return table
 
 # %% ../../nbs/parts/640_weights.loading.ipynb #42253f7c
 def modern_names(state_dict):
-    """Names of MMPose 0.x files turned into those of 1.x: (renamed state dict, {old name: new name}, {dropped name: reason})."""
+    """Names of MMPose 0.x files turned into those of 1.x: (renamed state dict, {old name: new
+    name}, {dropped name: reason})."""
     prefix = "module." if all(key.startswith("module.") for key in state_dict) else ""
     plain = {key: key.removeprefix(prefix).replace("keypoint_head", "head") for key in state_dict}
-    steps = [int(m[1]) for key in plain.values() if (m := re.match(r"head\.final_layer\.(\d+)\.", key))]
-    last = max(steps, default=None)                                              # the last of a sequence is the real final layer
+    steps = [
+        int(m[1]) for key in plain.values() if (m := re.match(r"head\.final_layer\.(\d+)\.", key))
+    ]
+    last = max(steps, default=None)  # the last of a sequence is the real final layer
 
-    def fix(match): return "head.final_layer." if int(match[1]) == last else f"head.conv_layers.{match[1]}."
+    def fix(match):
+        return "head.final_layer." if int(match[1]) == last else f"head.conv_layers.{match[1]}."
 
     result, renamed, dropped = {}, {}, {}
     for old, name in plain.items():
         new = re.sub(r"^head\.final_layer\.(\d+)\.", fix, name)
-        if new.startswith("data_preprocessor."): dropped[old] = "mean and std of the pixels, the same for all models"
+        if new.startswith("data_preprocessor."):
+            dropped[old] = "mean and std of the pixels, the same for all models"
         elif re.match(r"backbone\.norm[012]\.", new) and "backbone.norm3.weight" in plain.values():
             dropped[old] = "norm of a Swin stage whose output is not used"
-        elif new in result: raise InputError(f"two entries of the file are called {new} in today's names")
+        elif new in result:
+            raise InputError(f"two entries of the file are called {new} in today's names")
         else:
             result[new] = state_dict[old]
-            if new != old: renamed[old] = new
+            if new != old:
+                renamed[old] = new
     return result, renamed, dropped
 
-
+# %% ../../nbs/parts/640_weights.loading.ipynb #9828c8c4
 def load_published(path):
-    """Tensors of a published checkpoint (MMPose 0.x or 1.x, old or zip format) under MMPose 1.x names. Nothing in the file can run.
+    """Tensors of a published checkpoint (MMPose 0.x or 1.x, old or zip format) under MMPose 1.x
+    names. Nothing in the file can run.
 
-    Averaged (EMA) weights, where a model was trained with them, are what the file's state dict has. InputError: not a sound checkpoint.
+    Averaged (EMA) weights, where a model was trained with them, are what the file's state dict has.
+    InputError: not a sound checkpoint.
     """
     return modern_names(read_checkpoint(path)[0])[0]
 
 # %% ../../nbs/parts/640_weights.loading.ipynb #1ad083ca
-_EXTRA = (                                                                       # may be in a file without a place in the model
+_EXTRA = (  # may be in a file without a place in the model
     (r"\.relative_position_index$", "computed by the model"),
     (r"\.num_batches_tracked$", "a counter that nothing reads"),
     (r"^backbone\.inters\.0\.", "a block that a hourglass of one stack never calls"),
 )
-_OPTIONAL = r"\.(relative_position_index|num_batches_tracked)$"                  # the model keeps its own where a file has none
+# the model keeps its own where a file has none
+_OPTIONAL = r"\.(relative_position_index|num_batches_tracked)$"
 
-
+# %% ../../nbs/parts/640_weights.loading.ipynb #3833a615
 @dataclass
 class LoadReport:
     """What happened to a file's entries."""
+
     source: str = ""
-    loaded: list = field(default_factory=list)                                   # our names
-    renamed: dict = field(default_factory=dict)                                  # name in the file -> ours
-    dropped: dict = field(default_factory=dict)                                  # name in the file -> reason
-    kept: list = field(default_factory=list)                                     # our names that kept their values
-    resized: list = field(default_factory=list)                                  # position embeddings
+    loaded: list = field(default_factory=list)  # our names
+    renamed: dict = field(default_factory=dict)  # name in the file -> ours
+    dropped: dict = field(default_factory=dict)  # name in the file -> reason
+    kept: list = field(default_factory=list)  # our names that kept their values
+    resized: list = field(default_factory=list)  # position embeddings
 
     def __str__(self):
-        tail = "".join(f", {len(v)} {word}" for v, word in ((self.renamed, "renamed"), (self.dropped, "dropped"), (self.kept, "kept"),
-                                                            (self.resized, "resized")) if v)
+        tail = "".join(
+            f", {len(v)} {word}"
+            for v, word in (
+                (self.renamed, "renamed"),
+                (self.dropped, "dropped"),
+                (self.kept, "kept"),
+                (self.resized, "resized"),
+            )
+            if v
+        )
         return f"{self.source}: {len(self.loaded)} tensors loaded{tail}"
 
-
+# %% ../../nbs/parts/640_weights.loading.ipynb #3d0d9cba
 def convert(state_dict, model, names=None, leave=(), report=None):
     """A state dict under published (1.x) names as one for `model`, complete and checked.
 
-    model: a pose model, or a row of the zoo, whose model is then built. names: see `naming_rules`. leave: beginnings of our names that
-    keep the model's values, for example ("head.final_layer.",) for another number of keypoints. report: a `LoadReport` to fill.
+    model: a pose model, or a row of the zoo, whose model is then built. names: see `naming_rules`.
+    leave: beginnings of our names that
+    keep the model's values, for example ("head.final_layer.",) for another number of keypoints.
+    report: a `LoadReport` to fill.
     InputError lists the entries that are missing, unknown or do not fit.
     """
-    if hasattr(model, "create"): model, names = model.create(), model if names is None else names
+    if hasattr(model, "create"):
+        model, names = model.create(), model if names is None else names
     table, own = published_names(model, names), model.state_dict()
     report = LoadReport() if report is None else report
     result, problems, back = {}, [], {name: key for key, name in table.items()}
     for name in state_dict:
-        if name in back: continue
+        if name in back:
+            continue
         reason = next((why for pattern, why in _EXTRA if re.search(pattern, name)), None)
-        if reason: report.dropped[name] = reason
-        else: problems.append(f"{name} is in the file, but the model has no place for it")
+        if reason:
+            report.dropped[name] = reason
+        else:
+            problems.append(f"{name} is in the file, but the model has no place for it")
     for key, name in table.items():
         if key.startswith(tuple(leave)) or name not in state_dict and re.search(_OPTIONAL, name):
             result[key] = own[key]
             report.kept.append(key)
             continue
         if name not in state_dict:
-            problems.append(f"{name} is not in the file" + (f" (for our {key})" if key != name else ""))
+            problems.append(
+                f"{name} is not in the file" + (f" (for our {key})" if key != name else "")
+            )
             continue
-        try: result[key] = _fitted(name, state_dict[name], own[key], model, report)
-        except InputError as error: problems.append(str(error)); continue
+        try:
+            result[key] = _fitted(name, state_dict[name], own[key], model, report)
+        except InputError as error:
+            problems.append(str(error))
+            continue
         report.loaded.append(key)
-        if name != key: report.renamed[name] = key
-    if problems: raise InputError(_said(problems, len(table)))
+        if name != key:
+            report.renamed[name] = key
+    if problems:
+        raise InputError(_said(problems, len(table)))
     return result
 
 # %% ../../nbs/parts/640_weights.loading.ipynb #380f07cc
 def _fitted(name, value, own, model, report):
     """`value` in the shape and dtype of the model's `own`, if it may be."""
     image_size = getattr(getattr(model, "backbone", None), "image_size", None)
-    if name == "backbone.pos_embed" and value.ndim == own.ndim == 3 and value.shape != own.shape and image_size:
+    if (
+        name == "backbone.pos_embed"
+        and value.ndim == own.ndim == 3
+        and value.shape != own.shape
+        and image_size
+    ):
         value = resize_pos_embed(value.float(), (image_size[0] // 16, image_size[1] // 16))
         report.resized.append(name)
-    if value.shape != own.shape: raise InputError(f"{name} has shape {tuple(value.shape)} in the file, {tuple(own.shape)} in the model")
+    if value.shape != own.shape:
+        raise InputError(
+            f"{name} has shape {tuple(value.shape)} in the file, {tuple(own.shape)} in the model"
+        )
     if value.is_floating_point() != own.is_floating_point():
-        raise InputError(f"{name} is {str(value.dtype)[6:]} in the file, {str(own.dtype)[6:]} in the model")
+        raise InputError(
+            f"{name} is {str(value.dtype)[6:]} in the file, {str(own.dtype)[6:]} in the model"
+        )
     if name.endswith(".relative_position_index") and not torch.equal(value, own.cpu()):
         raise InputError(f"{name} differs from the one that the window size gives")
     if value.is_floating_point() and not value.isfinite().all():
-        raise InputError(f"{name} has {int((~value.isfinite()).sum())} values that are NaN or infinite")
+        raise InputError(
+            f"{name} has {int((~value.isfinite()).sum())} values that are NaN or infinite"
+        )
     return value.to(own.dtype)
 
-
+# %% ../../nbs/parts/640_weights.loading.ipynb #d9ee814a
 def _said(problems, count, shown=8):
     """Problems as one message, the first few in full."""
     more = f"\n… and {len(problems) - shown} more" if len(problems) > shown else ""
     hint = ""
     if len(problems) > count / 2:
         hint = "\nMost names do not fit: is this file for another model, or do its names need other rules (names=)?"
-    return f"{len(problems)} {'entry does' if len(problems) == 1 else 'entries do'} not fit:\n" + "\n".join(f"- {p}" for p in problems[:shown]) + more + hint
+    return (
+        f"{len(problems)} {'entry does' if len(problems) == 1 else 'entries do'} not fit:\n"
+        + "\n".join(f"- {p}" for p in problems[:shown])
+        + more
+        + hint
+    )
 
 # %% ../../nbs/parts/640_weights.loading.ipynb #221ca5f0
 def save(model, path, metadata=None):
-    """Write a model's weights as safetensors, atomically. metadata: plain values (row, epoch, figures …), kept as text."""
+    """Write a model's weights as safetensors, atomically. metadata: plain values (row, epoch,
+    figures …), kept as text."""
     path = Path(path)
-    if path.suffix != ".safetensors": raise InputError(f"{path}: weights are saved as .safetensors")
+    if path.suffix != ".safetensors":
+        raise InputError(f"{path}: weights are saved as .safetensors")
     _write_safetensors(model.state_dict(), path, {"names": "pose_nb", **(metadata or {})})
 
 
 def _write_safetensors(tensors, path, metadata):
     plain = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}
-    with atomic_path(path) as temporary: save_file(plain, temporary, {k: str(v) for k, v in metadata.items()})
+    with atomic_path(path) as temporary:
+        save_file(plain, temporary, {k: str(v) for k, v in metadata.items()})
 
 
 def read_safetensors(path):
     """(tensors by name, metadata) of a safetensors file; InputError if it is damaged or none."""
     try:
-        with safe_open(path, framework="pt") as file: return {k: file.get_tensor(k) for k in file.keys()}, dict(file.metadata() or {})
-    except FileNotFoundError: raise InputError(f"{path} does not exist") from None
+        with safe_open(path, framework="pt") as file:
+            return {k: file.get_tensor(k) for k in file.keys()}, dict(file.metadata() or {})
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist") from None
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{path} is no sound safetensors file ({str(error)[:120]})") from None
 
-
+# %% ../../nbs/parts/640_weights.loading.ipynb #92555238
 def load(model, path, leave=()):
-    """Load a file of `save` into a model, strictly; gives back the metadata. leave: as for `convert`."""
+    """Load a file of `save` into a model, strictly; gives back the metadata. leave: as for
+    `convert`."""
     tensors, metadata = read_safetensors(path)
-    try: model.load_state_dict(convert(tensors, model, (), leave))
-    except InputError as error: raise InputError(f"{path}: {error}") from None
+    try:
+        model.load_state_dict(convert(tensors, model, (), leave))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     return metadata
 
 # %% ../../nbs/parts/640_weights.loading.ipynb #63f62c24
 def export_mmpose(model, path, names=None, meta=None):
-    """Write a model as a checkpoint that MMPose 1.x loads: published names, under `state_dict`, beside a `meta` of plain values.
+    """Write a model as a checkpoint that MMPose 1.x loads: published names, under `state_dict`,
+    beside a `meta` of plain values.
 
     names: see `naming_rules`. Written atomically.
     """
     own = model.state_dict()
-    state = OrderedDict((name, own[key].detach().to("cpu", copy=True).contiguous()) for key, name in published_names(model, names).items())
-    state._metadata = OrderedDict({"": {"version": 2}})                          # says that the names are those of 1.x
-    with atomic_path(path) as temporary: torch.save({"meta": {"written_by": "pose_nb", **(meta or {})}, "state_dict": state}, temporary)
+    state = OrderedDict(
+        (name, own[key].detach().to("cpu", copy=True).contiguous())
+        for key, name in published_names(model, names).items()
+    )
+    state._metadata = OrderedDict({"": {"version": 2}})  # says that the names are those of 1.x
+    with atomic_path(path) as temporary:
+        torch.save(
+            {"meta": {"written_by": "pose_nb", **(meta or {})}, "state_dict": state}, temporary
+        )
 
 # %% ../../nbs/parts/640_weights.loading.ipynb #67493029
 def load_weights(model, source, row=None, names=None, leave=()):
     """Load weights into a model and tell what happened (`LoadReport`).
 
-    source: path of a .safetensors or .pth file, the file name of a published checkpoint (looked for as in `fetch.find_weights`), or
-    "published", which needs `row`: an object with `checkpoint`, the file name or names, and `backbone`, whose module has the naming rules.
-    names, leave: see `convert`. A file with our own names is recognised. InputError: nothing found, or something does not fit.
+    source: path of a .safetensors or .pth file, the file name of a published checkpoint (looked for
+    as in `fetch.find_weights`), or
+    "published", which needs `row`: an object with `checkpoint`, the file name or names, and
+    `backbone`, whose module has the naming rules.
+    names, leave: see `convert`. A file with our own names is recognised. InputError: nothing found,
+    or something does not fit.
     """
     path = _located(source, row)
     report = LoadReport(path.name)
@@ -224,43 +307,77 @@ def load_weights(model, source, row=None, names=None, leave=()):
         tensors, _, report.dropped = modern_names(read_checkpoint(path)[0])
         published = set(tensors) != set(model.state_dict())
     rules = (names if names is not None else row if row is not None else model) if published else ()
-    try: model.load_state_dict(convert(tensors, model, rules, leave, report))
-    except InputError as error: raise InputError(f"{path}: {error}") from None
+    try:
+        model.load_state_dict(convert(tensors, model, rules, leave, report))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     return report
 
-
+# %% ../../nbs/parts/640_weights.loading.ipynb #0aeb6462
 def _located(source, row):
     """The path that `source` means."""
     if str(source) == "published":
         files = getattr(row, "checkpoint", None)
-        if not files: raise InputError('weights="published" needs a row with a published checkpoint; give the path of a file instead')
+        if not files:
+            raise InputError(
+                'weights="published" needs a row with a published checkpoint; give the path of a file instead'
+            )
         return find_weights(files if isinstance(files, str) else files[0])
     path = Path(source)
-    if path.is_file(): return path
-    if path.name == str(source) and hash_prefix(path.name): return find_weights(path.name)
-    raise InputError(f"weights {str(source)!r}: there is no such file; give a .safetensors or .pth file, or the word \"published\"")
+    if path.is_file():
+        return path
+    if path.name == str(source) and hash_prefix(path.name):
+        return find_weights(path.name)
+    raise InputError(
+        f'weights {str(source)!r}: there is no such file; give a .safetensors or .pth file, or the word "published"'
+    )
 
 # %% ../../nbs/parts/640_weights.loading.ipynb #f712c4bd
 def convert_file(path, out=None, rows=()):
-    """Rewrite a published checkpoint as safetensors with a JSON card beside it; gives back the card.
+    """Rewrite a published checkpoint as safetensors with a JSON card beside it; gives back the
+    card.
 
-    out: path of the new file, default beside the old one. rows: objects with `id` and `checkpoint`, to tell which rows use the file.
+    out: path of the new file, default beside the old one. rows: objects with `id` and `checkpoint`,
+    to tell which rows use the file.
     """
     path = Path(path)
     out = path.with_suffix(".safetensors") if out is None else Path(out)
-    if out.suffix != ".safetensors": raise InputError(f"{out}: the converted file must end in .safetensors")
+    if out.suffix != ".safetensors":
+        raise InputError(f"{out}: the converted file must end in .safetensors")
     tensors, rest = read_checkpoint(path)
     tensors, renamed, dropped = modern_names(tensors)
     digest, prefix = sha256(path), hash_prefix(path.name)
-    users = [row.id for row in rows if path.name in ((row.checkpoint,) if isinstance(row.checkpoint, str) else tuple(row.checkpoint or ()))]
+    users = [
+        row.id
+        for row in rows
+        if path.name
+        in ((row.checkpoint,) if isinstance(row.checkpoint, str) else tuple(row.checkpoint or ()))
+    ]
     meta = rest.get("meta") if isinstance(rest.get("meta"), dict) else {}
     card = {
-        "source": path.name, "bytes": path.stat().st_size, "sha256": digest,
-        "hash_in_name": "none" if prefix is None else "matches" if digest.startswith(prefix) else "DIFFERS: not the published file",
-        "rows": users, "tensors": len(tensors), "numbers": sum(t.numel() for t in tensors.values()),
-        "meta": {k: v for k, v in meta.items() if type(k) is str and type(v) in (str, int, float, bool) and len(str(v)) < 200},
-        "ignored": sorted(k for k in rest if type(k) is str and k != "meta"), "renamed": renamed, "dropped": dropped, "written": out.name,
+        "source": path.name,
+        "bytes": path.stat().st_size,
+        "sha256": digest,
+        "hash_in_name": "none"
+        if prefix is None
+        else "matches"
+        if digest.startswith(prefix)
+        else "DIFFERS: not the published file",
+        "rows": users,
+        "tensors": len(tensors),
+        "numbers": sum(t.numel() for t in tensors.values()),
+        "meta": {
+            k: v
+            for k, v in meta.items()
+            if type(k) is str and type(v) in (str, int, float, bool) and len(str(v)) < 200
+        },
+        "ignored": sorted(k for k in rest if type(k) is str and k != "meta"),
+        "renamed": renamed,
+        "dropped": dropped,
+        "written": out.name,
     }
-    _write_safetensors(tensors, out, {"names": "published", "source": path.name, "source_sha256": digest})
+    _write_safetensors(
+        tensors, out, {"names": "published", "source": path.name, "source_sha256": digest}
+    )
     write_json(out.with_suffix(".json"), card)
     return card

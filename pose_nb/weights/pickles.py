@@ -24,27 +24,33 @@ from ..files import InputError
 @dataclass(frozen=True)
 class Name:
     """What a pickle calls a class or function: a name, and here it stays one."""
+
     text: str
 
 
 @dataclass(frozen=True)
 class Inert:
-    """Stands where a file has an object of a class we do not rebuild. Does nothing, holds nothing but the name."""
+    """Stands where a file has an object of a class we do not rebuild. Does nothing, holds nothing
+    but the name."""
+
     what: str
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A run of numbers in the file: which one, their dtype, and the part of it (in numbers) that counts."""
+    """A run of numbers in the file: which one, their dtype, and the part of it (in numbers) that
+    counts."""
+
     key: str
     dtype: torch.dtype
     offset: int
     count: int
 
-
+# %% ../../nbs/parts/610_weights.pickles.ipynb #ee5e3529
 @dataclass(frozen=True)
 class Spec:
     """A tensor as the file describes it, not checked yet: storage, offset, size, stride."""
+
     storage: object
     offset: object
     size: object
@@ -52,39 +58,55 @@ class Spec:
 
 # %% ../../nbs/parts/610_weights.pickles.ipynb #71f3967f
 def run_pickle(stream, dtypes=None, max_steps=5_000_000):
-    """The value that a pickle describes, with `Name`, `Inert` and `Spec` in place of foreign things. Nothing is imported or called.
+    """The value that a pickle describes, with `Name`, `Inert` and `Spec` in place of foreign
+    things. Nothing is imported or called.
 
-    stream: object with read and readline, left behind the pickle's end. dtypes: a dictionary that is filled with storage key: dtype.
+    stream: object with read and readline, left behind the pickle's end. dtypes: a dictionary that
+    is filled with storage key: dtype.
     InputError: a broken program, or opcodes without an honest use.
     """
     machine = _Machine([], [], {}, {} if dtypes is None else dtypes, max_steps)
     try:
         for op, argument, _ in pickletools.genops(stream):
             machine.spend(1)
-            if op.name == "STOP": return machine.stack.pop()
+            if op.name == "STOP":
+                return machine.stack.pop()
             _step(machine, op.name, argument)
-    except InputError: raise
-    except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError, struct.error) as error:
-        raise InputError(f"its pickle is damaged or cut off ({type(error).__name__}: {str(error)[:80]})") from None
+    except InputError:
+        raise
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        MemoryError,
+        TypeError,
+        ValueError,
+        struct.error,
+    ) as error:
+        raise InputError(
+            f"its pickle is damaged or cut off ({type(error).__name__}: {str(error)[:80]})"
+        ) from None
     raise InputError("its pickle ends without STOP: the file is cut off")
 
-
+# %% ../../nbs/parts/610_weights.pickles.ipynb #383db6ca
 @dataclass
 class _Machine:
     stack: list
-    marks: list                                      # heights of the stack where MARK was said
+    marks: list  # heights of the stack where MARK was said
     memo: dict
     dtypes: dict
     steps_left: int
 
     def spend(self, steps):
         self.steps_left -= steps
-        if self.steps_left < 0: raise InputError("its pickle takes more steps than any real checkpoint")
+        if self.steps_left < 0:
+            raise InputError("its pickle takes more steps than any real checkpoint")
 
     def take(self, count=None):
         """The last `count` values, or those above the last mark, taken off the stack."""
         at = self.marks.pop() if count is None else len(self.stack) - count
-        if at < 0: raise IndexError("stack is empty")
+        if at < 0:
+            raise IndexError("stack is empty")
         values = self.stack[at:]
         del self.stack[at:]
         return values
@@ -94,94 +116,176 @@ def _step(m, op, argument):
     """Do one opcode."""
     push = m.stack.append
     match op:
-        case "PROTO" | "FRAME": pass
-        case "MARK": m.marks.append(len(m.stack))
-        case "NONE" | "NEWTRUE" | "NEWFALSE": push({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[op])
-        case "EMPTY_DICT": push({})
-        case "EMPTY_LIST" | "EMPTY_SET": push([])
-        case "EMPTY_TUPLE": push(())
-        case "TUPLE1" | "TUPLE2" | "TUPLE3": push(tuple(m.take(int(op[5:]))))
-        case "TUPLE": push(tuple(m.take()))
-        case "LIST" | "FROZENSET": push(m.take())
-        case "DICT": values = m.take(); push({}); _set_items(m, values)
-        case "APPEND" | "APPENDS" | "ADDITEMS": _append(m, m.take(1 if op == "APPEND" else None))
-        case "SETITEM" | "SETITEMS": _set_items(m, m.take(2 if op == "SETITEM" else None))
-        case "POP": m.stack.pop()
-        case "POP_MARK": m.take()
-        case "DUP": push(m.stack[-1])
-        case "PUT" | "BINPUT" | "LONG_BINPUT": m.memo[argument] = m.stack[-1]
-        case "MEMOIZE": m.memo[len(m.memo)] = m.stack[-1]
-        case "GET" | "BINGET" | "LONG_BINGET": push(m.memo[argument])
-        case "GLOBAL": push(_name(*argument.split(" ", 1)))
-        case "STACK_GLOBAL": push(_name(*m.take(2)))
-        case "REDUCE" | "NEWOBJ": push(_rebuild(m, *m.take(2)))
-        case "NEWOBJ_EX": push(_rebuild(m, m.take(3)[0], None))
-        case "INST": m.take(); push(_rebuild(m, _name(*argument.split(" ", 1)), None))
-        case "OBJ": push(_rebuild(m, m.take()[0], None))
-        case "BUILD": m.stack.pop()                  # the state of an object, and we have no objects
-        case "BINPERSID": push(_stored(m, m.stack.pop()))
-        case _ if op in _VALUES: push(argument)
-        case _: raise InputError(f"its pickle uses the opcode {op}, which no checkpoint needs")
+        case "PROTO" | "FRAME":
+            pass
+        case "MARK":
+            m.marks.append(len(m.stack))
+        case "NONE" | "NEWTRUE" | "NEWFALSE":
+            push({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[op])
+        case "EMPTY_DICT":
+            push({})
+        case "EMPTY_LIST" | "EMPTY_SET":
+            push([])
+        case "EMPTY_TUPLE":
+            push(())
+        case "TUPLE1" | "TUPLE2" | "TUPLE3":
+            push(tuple(m.take(int(op[5:]))))
+        case "TUPLE":
+            push(tuple(m.take()))
+        case "LIST" | "FROZENSET":
+            push(m.take())
+        case "DICT":
+            values = m.take()
+            push({})
+            _set_items(m, values)
+        case "APPEND" | "APPENDS" | "ADDITEMS":
+            _append(m, m.take(1 if op == "APPEND" else None))
+        case "SETITEM" | "SETITEMS":
+            _set_items(m, m.take(2 if op == "SETITEM" else None))
+        case "POP":
+            m.stack.pop()
+        case "POP_MARK":
+            m.take()
+        case "DUP":
+            push(m.stack[-1])
+        case "PUT" | "BINPUT" | "LONG_BINPUT":
+            m.memo[argument] = m.stack[-1]
+        case "MEMOIZE":
+            m.memo[len(m.memo)] = m.stack[-1]
+        case "GET" | "BINGET" | "LONG_BINGET":
+            push(m.memo[argument])
+        case "GLOBAL":
+            push(_name(*argument.split(" ", 1)))
+        case "STACK_GLOBAL":
+            push(_name(*m.take(2)))
+        case "REDUCE" | "NEWOBJ":
+            push(_rebuild(m, *m.take(2)))
+        case "NEWOBJ_EX":
+            push(_rebuild(m, m.take(3)[0], None))
+        case "INST":
+            m.take()
+            push(_rebuild(m, _name(*argument.split(" ", 1)), None))
+        case "OBJ":
+            push(_rebuild(m, m.take()[0], None))
+        case "BUILD":
+            m.stack.pop()  # the state of an object, and we have no objects
+        case "BINPERSID":
+            push(_stored(m, m.stack.pop()))
+        case _ if op in _VALUES:
+            push(argument)
+        case _:
+            raise InputError(f"its pickle uses the opcode {op}, which no checkpoint needs")
 
-
-_VALUES = frozenset("""INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE
-    SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8""".split())
+# %% ../../nbs/parts/610_weights.pickles.ipynb #47da0d22
+_VALUES = frozenset(
+    """INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE
+    SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8""".split()
+)
 
 
 def _append(m, values):
-    if type(m.stack[-1]) is list: m.stack[-1].extend(values)
+    if type(m.stack[-1]) is list:
+        m.stack[-1].extend(values)
 
 
 def _set_items(m, values):
-    """Pairs into the dictionary on top. Keys that no state dict has (tuples, objects, huge numbers) are left out."""
-    if type(m.stack[-1]) is not dict: return
+    """Pairs into the dictionary on top. Keys that no state dict has (tuples, objects, huge numbers)
+    are left out."""
+    if type(m.stack[-1]) is not dict:
+        return
     for key, value in zip(values[::2], values[1::2]):
-        if type(key) in (str, bytes) or type(key) is int and abs(key) < 2 ** 31: m.stack[-1][key] = value
+        if type(key) in (str, bytes) or type(key) is int and abs(key) < 2**31:
+            m.stack[-1][key] = value
 
 # %% ../../nbs/parts/610_weights.pickles.ipynb #f40fb3e4
-_HARM = frozenset("""os posix nt subprocess sys shutil socket runpy importlib pty ctypes code pdb timeit asyncio multiprocessing
-    webbrowser urllib http ftplib smtplib pip setuptools distutils""".split())
-_HARM_BUILTINS = frozenset("eval exec execfile compile open input __import__ breakpoint globals delattr setattr".split())
+_HARM = frozenset(
+    """os posix nt subprocess sys shutil socket runpy importlib pty ctypes code pdb timeit asyncio multiprocessing
+    webbrowser urllib http ftplib smtplib pip setuptools distutils""".split()
+)
+_HARM_BUILTINS = frozenset(
+    "eval exec execfile compile open input __import__ breakpoint globals delattr setattr".split()
+)
 
-
+# %% ../../nbs/parts/610_weights.pickles.ipynb #e73ef72e
 def _name(module, name):
     """A `Name`; InputError for those that only an attack has."""
-    if type(module) is not str or type(name) is not str: raise TypeError("a name that is no text")
+    if type(module) is not str or type(name) is not str:
+        raise TypeError("a name that is no text")
     first = module.split(".")[0]
-    if first in _HARM or first in ("builtins", "__builtin__") and name.split(".")[0] in _HARM_BUILTINS:
-        raise InputError(f"its pickle asks for {module}.{name}, which could run a program: this is an attack, not a checkpoint. "
-                         "Nothing was run; delete the file")
+    if (
+        first in _HARM
+        or first in ("builtins", "__builtin__")
+        and name.split(".")[0] in _HARM_BUILTINS
+    ):
+        raise InputError(
+            f"its pickle asks for {module}.{name}, which could run a program: this is an attack, not a checkpoint. "
+            "Nothing was run; delete the file"
+        )
     return Name(f"{module}.{name}")
 
-
+# %% ../../nbs/parts/610_weights.pickles.ipynb #bf82df73
 def _rebuild(m, what, arguments):
-    """What calling `what` would give: a description of a tensor, a plain container, or an `Inert`."""
+    """What calling `what` would give: a description of a tensor, a plain container, or an
+    `Inert`."""
     match what, arguments:
         case Name("collections.OrderedDict"), ([*pairs],):
             m.spend(len(pairs))
             return {k: v for k, v in pairs if type(k) is str}
-        case Name("collections.OrderedDict"), _: return {}
-        case Name("torch._utils._rebuild_tensor_v2" | "torch._utils._rebuild_tensor"), (storage, offset, size, stride, *_):
+        case Name("collections.OrderedDict"), _:
+            return {}
+        case Name("torch._utils._rebuild_tensor_v2" | "torch._utils._rebuild_tensor"), (
+            storage,
+            offset,
+            size,
+            stride,
+            *_,
+        ):
             return Spec(storage, offset, size, stride)
-        case Name("torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state"), (data, *_): return data
-        case Name("torch.Size" | "builtins.set" | "__builtin__.set"), (values,): return values
-        case Name(text), _: return Inert(text)
-        case Inert(text), _: return what
+        case Name(
+            "torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state"
+        ), (data, *_):
+            return data
+        case Name("torch.Size" | "builtins.set" | "__builtin__.set"), (values,):
+            return values
+        case Name(text), _:
+            return Inert(text)
+        case Inert(text), _:
+            return what
     raise TypeError("something that is no class is called")
 
+# %% ../../nbs/parts/610_weights.pickles.ipynb #840c4e4b
+_DTYPES = {
+    "Float": torch.float32,
+    "Double": torch.float64,
+    "Half": torch.float16,
+    "BFloat16": torch.bfloat16,
+    "Long": torch.int64,
+    "Int": torch.int32,
+    "Short": torch.int16,
+    "Char": torch.int8,
+    "Byte": torch.uint8,
+    "Bool": torch.bool,
+}
 
-_DTYPES = {"Float": torch.float32, "Double": torch.float64, "Half": torch.float16, "BFloat16": torch.bfloat16, "Long": torch.int64,
-           "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8, "Bool": torch.bool}
-
-
+# %% ../../nbs/parts/610_weights.pickles.ipynb #cac74b79
 def _stored(m, identity):
-    """The `Stored` for a persistent id ('storage', type, key, device, count) with an optional view (key, offset, count) of it."""
+    """The `Stored` for a persistent id ('storage', type, key, device, count) with an optional view
+    (key, offset, count) of it."""
     match identity:
-        case ("module", *_): return Inert("a module's source code")
+        case ("module", *_):
+            return Inert("a module's source code")
         case ("storage", Name(kind), str(key), _, int(count), *view):
-            dtype = _DTYPES.get(kind.split(".")[-1].removesuffix("Storage")) if kind.startswith("torch.") else None
-            if dtype is None: raise InputError(f"holds a storage of type {kind}; only plain numbers ({', '.join(_DTYPES)}) are read")
-            if m.dtypes.setdefault(key, dtype) != dtype: raise InputError(f"reads the storage {key!r} as two kinds of numbers")
+            dtype = (
+                _DTYPES.get(kind.split(".")[-1].removesuffix("Storage"))
+                if kind.startswith("torch.")
+                else None
+            )
+            if dtype is None:
+                raise InputError(
+                    f"holds a storage of type {kind}; only plain numbers ({', '.join(_DTYPES)}) are read"
+                )
+            if m.dtypes.setdefault(key, dtype) != dtype:
+                raise InputError(f"reads the storage {key!r} as two kinds of numbers")
             _, offset, count = view[0] if view and view[0] is not None else (key, 0, count)
             return Stored(key, dtype, offset, count)
     raise InputError("its pickle refers to a storage in a form that PyTorch does not write")
@@ -190,67 +294,103 @@ def _stored(m, identity):
 class _Limited:
     """A file for pickletools that never tries to read more than there is."""
 
-    def __init__(self, file, size): self.file, self.size = file, size
+    def __init__(self, file, size):
+        self.file, self.size = file, size
 
     def read(self, count):
-        if count < 0 or count > self.size - self.file.tell(): raise InputError("its pickle is cut off")
+        if count < 0 or count > self.size - self.file.tell():
+            raise InputError("its pickle is cut off")
         return self.file.read(count)
 
-    def readline(self): return self.file.readline(65536)
+    def readline(self):
+        return self.file.readline(65536)
 
-
+# %% ../../nbs/parts/610_weights.pickles.ipynb #8cfed8ab
 def _open_zip(file, size):
     """(object, fetch(Stored) -> bytes) of a zip checkpoint."""
-    try: archive = zipfile.ZipFile(file)
-    except (zipfile.BadZipFile, RuntimeError, ValueError, OSError, struct.error, LookupError) as error:
+    try:
+        archive = zipfile.ZipFile(file)
+    except (
+        zipfile.BadZipFile,
+        RuntimeError,
+        ValueError,
+        OSError,
+        struct.error,
+        LookupError,
+    ) as error:
         raise InputError(f"is a damaged or cut off zip archive ({error})") from None
     entries = {e.filename: e for e in archive.infolist()}
-    if len(entries) != len(archive.infolist()): raise InputError("is a zip archive with two entries of the same name")
+    if len(entries) != len(archive.infolist()):
+        raise InputError("is a zip archive with two entries of the same name")
     for name, e in entries.items():
         if name.startswith("/") or "\\" in name or ".." in name.split("/"):
             raise InputError(f"has an entry {name!r}, which points outside of the archive")
         if e.compress_type != zipfile.ZIP_STORED or e.file_size != e.compress_size:
-            raise InputError(f"has a compressed entry {name!r}; PyTorch stores its entries as they are")
-    if sum(e.file_size for e in entries.values()) > size: raise InputError("is a zip archive that claims more bytes than the file has")
+            raise InputError(
+                f"has a compressed entry {name!r}; PyTorch stores its entries as they are"
+            )
+    if sum(e.file_size for e in entries.values()) > size:
+        raise InputError("is a zip archive that claims more bytes than the file has")
     main = [n for n in entries if n.count("/") == 1 and n.endswith("/data.pkl")]
-    if len(main) != 1: raise InputError("is a zip archive, but no PyTorch checkpoint: it has no single 'NAME/data.pkl'")
+    if len(main) != 1:
+        raise InputError(
+            "is a zip archive, but no PyTorch checkpoint: it has no single 'NAME/data.pkl'"
+        )
     prefix = main[0].removesuffix("data.pkl")
-    if prefix + "constants.pkl" in entries: raise InputError("is a TorchScript program, not a checkpoint of weights")
+    if prefix + "constants.pkl" in entries:
+        raise InputError("is a TorchScript program, not a checkpoint of weights")
 
     def fetch(name):
-        if name not in entries: raise InputError(f"has no entry {name!r}, although its pickle refers to it")
-        try: return bytearray(archive.read(name))
-        except (zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError, struct.error) as error:
+        if name not in entries:
+            raise InputError(f"has no entry {name!r}, although its pickle refers to it")
+        try:
+            return bytearray(archive.read(name))
+        except (
+            zipfile.BadZipFile,
+            RuntimeError,
+            EOFError,
+            OSError,
+            ValueError,
+            struct.error,
+        ) as error:
             raise InputError(f"is damaged in the entry {name!r} ({error})") from None
 
     if prefix + "byteorder" in entries and fetch(prefix + "byteorder") != sys.byteorder.encode():
         raise InputError("was written on a machine with another byte order")
     pickled = fetch(main[0])
-    return run_pickle(_Limited(io.BytesIO(pickled), len(pickled))), lambda stored: fetch(f"{prefix}data/{stored.key}")
+    return run_pickle(_Limited(io.BytesIO(pickled), len(pickled))), lambda stored: fetch(
+        f"{prefix}data/{stored.key}"
+    )
 
 # %% ../../nbs/parts/610_weights.pickles.ipynb #001e20d9
 def _open_old(file, size):
     """(object, fetch(Stored) -> bytes) of a checkpoint in the format before PyTorch 1.6."""
     stream, dtypes = _Limited(file, size), {}
     magic = run_pickle(stream)
-    if magic != 0x1950A86A20F9469CFC6C: raise InputError(f"is a pickle of a {type(magic).__name__}, but no PyTorch checkpoint")
+    if magic != 0x1950A86A20F9469CFC6C:
+        raise InputError(f"is a pickle of a {type(magic).__name__}, but no PyTorch checkpoint")
     version, facts, value, keys = (run_pickle(stream, dtypes) for _ in range(4))
-    if version != 1001: raise InputError("has an unknown format version; 1001 is known")
-    if not isinstance(facts, dict) or facts.get("little_endian", True) is not (sys.byteorder == "little"):
+    if version != 1001:
+        raise InputError("has an unknown format version; 1001 is known")
+    if not isinstance(facts, dict) or facts.get("little_endian", True) is not (
+        sys.byteorder == "little"
+    ):
         raise InputError("was written on a machine with another byte order")
     if not isinstance(keys, list) or not all(type(k) is str and k in dtypes for k in keys):
         raise InputError("is damaged (its list of storages)")
 
     places = {}
     for key in keys:
-        count, = struct.unpack("<q", stream.read(8))
+        (count,) = struct.unpack("<q", stream.read(8))
         length = count * dtypes[key].itemsize
-        if not 0 <= length <= size - file.tell(): raise InputError(f"is cut off or damaged: storage {key!r} should have {count} numbers")
+        if not 0 <= length <= size - file.tell():
+            raise InputError(f"is cut off or damaged: storage {key!r} should have {count} numbers")
         places[key] = file.tell(), length
         file.seek(length, os.SEEK_CUR)
 
     def fetch(stored):
-        if stored.key not in places: raise InputError(f"has no storage {stored.key!r}, although its pickle refers to it")
+        if stored.key not in places:
+            raise InputError(f"has no storage {stored.key!r}, although its pickle refers to it")
         file.seek(places[stored.key][0])
         return bytearray(file.read(places[stored.key][1]))
 
@@ -258,69 +398,113 @@ def _open_old(file, size):
 
 # %% ../../nbs/parts/610_weights.pickles.ipynb #e4dd0ed9
 def _tensor(name, spec, raw):
-    """The tensor that `spec` describes, out of the bytes of its storage; InputError when it does not fit."""
+    """The tensor that `spec` describes, out of the bytes of its storage; InputError when it does
+    not fit."""
     stored, size, stride = spec.storage, spec.size, spec.stride
-    whole = lambda values: isinstance(values, (tuple, list)) and all(type(v) is int and 0 <= v < 2 ** 62 for v in values)
-    if not (whole(size) and whole(stride) and whole([spec.offset, stored.offset, stored.count]) and len(size) == len(stride) <= 16):
-        raise InputError(f"{name}: its size, strides or offset are no lists of whole numbers from 0 up")
+    whole = lambda values: (
+        isinstance(values, (tuple, list)) and all(type(v) is int and 0 <= v < 2**62 for v in values)
+    )
+    if not (
+        whole(size)
+        and whole(stride)
+        and whole([spec.offset, stored.offset, stored.count])
+        and len(size) == len(stride) <= 16
+    ):
+        raise InputError(
+            f"{name}: its size, strides or offset are no lists of whole numbers from 0 up"
+        )
     there, count = len(raw) // stored.dtype.itemsize, math.prod(size)
     reach = spec.offset + sum((n - 1) * s for n, s in zip(size, stride)) + 1 if count else 0
-    if stored.offset + stored.count > there: raise InputError(f"{name}: its storage {stored.key!r} has {there} numbers, not {stored.count}")
+    if stored.offset + stored.count > there:
+        raise InputError(
+            f"{name}: its storage {stored.key!r} has {there} numbers, not {stored.count}"
+        )
     if reach > stored.count or count > stored.count:
-        raise InputError(f"{name}: a tensor of size {tuple(size)} with strides {tuple(stride)} from {spec.offset} on "
-                         f"does not fit into a storage of {stored.count} numbers")
-    if not count: return torch.empty(0, dtype=stored.dtype).reshape(_small(name, size))
-    numbers = torch.frombuffer(raw, dtype=torch.uint8 if stored.dtype == torch.bool else stored.dtype, count=there)
-    if stored.dtype == torch.bool: numbers = numbers != 0
+        raise InputError(
+            f"{name}: a tensor of size {tuple(size)} with strides {tuple(stride)} from {spec.offset} on "
+            f"does not fit into a storage of {stored.count} numbers"
+        )
+    if not count:
+        return torch.empty(0, dtype=stored.dtype).reshape(_small(name, size))
+    numbers = torch.frombuffer(
+        raw, dtype=torch.uint8 if stored.dtype == torch.bool else stored.dtype, count=there
+    )
+    if stored.dtype == torch.bool:
+        numbers = numbers != 0
     tensor = numbers.as_strided(size, stride, stored.offset + spec.offset)
     return tensor if tensor.is_contiguous() and count == there else tensor.contiguous().clone()
 
-
+# %% ../../nbs/parts/610_weights.pickles.ipynb #c2e24d04
 def _small(name, size):
-    if max(size) > 2 ** 31: raise InputError(f"{name}: an empty tensor of size {tuple(size)}")
+    if max(size) > 2**31:
+        raise InputError(f"{name}: an empty tensor of size {tuple(size)}")
     return tuple(size)
 
 # %% ../../nbs/parts/610_weights.pickles.ipynb #48b4a83a
 def read_checkpoint(path):
-    """Read a PyTorch checkpoint of any age without running anything in it: (tensors by name, the rest of the top level).
+    """Read a PyTorch checkpoint of any age without running anything in it: (tensors by name, the
+    rest of the top level).
 
-    Tensors are those under `state_dict` or `model`, or of the file itself if it is a bare state dict, on the CPU. The rest is plain
-    values, with `Inert` for objects. Raises InputError, with the path and the reason, for anything that is not a sound checkpoint.
+    Tensors are those under `state_dict` or `model`, or of the file itself if it is a bare state
+    dict, on the CPU. The rest is plain
+    values, with `Inert` for objects. Raises InputError, with the path and the reason, for anything
+    that is not a sound checkpoint.
     """
     path = Path(path)
-    if path.is_dir(): raise InputError(f"{path} is a folder; a checkpoint file is needed")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; a checkpoint file is needed")
     try:
-        with open(path, "rb") as file: return _read(file, path.stat().st_size)
-    except InputError as error: raise InputError(f"{path}: {error}") from None
-    except OSError as error: raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
+        with open(path, "rb") as file:
+            return _read(file, path.stat().st_size)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
 
-
+# %% ../../nbs/parts/610_weights.pickles.ipynb #3bd09560
 def _read(file, size):
     start = file.read(512)
     file.seek(0)
-    if not start: raise InputError("is empty")
-    if start.lstrip()[:1] == b"<": raise InputError("is a web page, not a checkpoint; the download must have gone wrong")
-    if start.startswith(b"version https://git-lfs"): raise InputError("is only a git-lfs pointer; fetch the file itself")
-    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= size: raise InputError("is a safetensors file; name it .safetensors")
-    if start[257:262] == b"ustar": raise InputError("is a tar file (PyTorch 0.1, before 2017); load and save it with PyTorch first")
-    if start.startswith(b"PK"): value, fetch = _open_zip(file, size)
-    elif start[:1] == b"\x80": value, fetch = _open_old(file, size)
-    else: raise InputError("is no PyTorch checkpoint (neither a zip archive nor a pickle)")
-    if not isinstance(value, dict): raise InputError(f"holds a {_what(value)}; expected a dictionary with a state_dict")
+    if not start:
+        raise InputError("is empty")
+    if start.lstrip()[:1] == b"<":
+        raise InputError("is a web page, not a checkpoint; the download must have gone wrong")
+    if start.startswith(b"version https://git-lfs"):
+        raise InputError("is only a git-lfs pointer; fetch the file itself")
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= size:
+        raise InputError("is a safetensors file; name it .safetensors")
+    if start[257:262] == b"ustar":
+        raise InputError(
+            "is a tar file (PyTorch 0.1, before 2017); load and save it with PyTorch first"
+        )
+    if start.startswith(b"PK"):
+        value, fetch = _open_zip(file, size)
+    elif start[:1] == b"\x80":
+        value, fetch = _open_old(file, size)
+    else:
+        raise InputError("is no PyTorch checkpoint (neither a zip archive nor a pickle)")
+    if not isinstance(value, dict):
+        raise InputError(f"holds a {_what(value)}; expected a dictionary with a state_dict")
 
     found = next((k for k in ("state_dict", "model") if isinstance(value.get(k), dict)), None)
-    described, rest = (value[found], {k: v for k, v in value.items() if k != found}) if found else (value, {})
+    described, rest = (
+        (value[found], {k: v for k, v in value.items() if k != found}) if found else (value, {})
+    )
     return _tensors(described, fetch, size), rest
 
 # %% ../../nbs/parts/610_weights.pickles.ipynb #f29aa046
 def _tensors(described, fetch, size):
     """The tensors of a dictionary of `Spec`s."""
-    if not described: raise InputError("has an empty state dict")
+    if not described:
+        raise InputError("has an empty state dict")
     users, total = {}, 0
     for name, spec in described.items():
-        if type(name) is not str: raise InputError("has a state dict with a key that is no text")
+        if type(name) is not str:
+            raise InputError("has a state dict with a key that is no text")
         if not isinstance(spec, Spec) or not isinstance(spec.storage, Stored):
-            raise InputError(f"its state dict has a {_what(spec)} under {name!r}; only tensors belong there")
+            raise InputError(
+                f"its state dict has a {_what(spec)} under {name!r}; only tensors belong there"
+            )
         users[spec.storage.key] = users.get(spec.storage.key, 0) + 1
 
     tensors, kept = {}, {}
@@ -328,13 +512,19 @@ def _tensors(described, fetch, size):
         key = spec.storage.key
         raw = kept.pop(key) if key in kept else fetch(spec.storage)
         users[key] -= 1
-        if users[key]: kept[key] = raw                                 # tied weights: another tensor lives in the same storage
+        if users[key]:
+            kept[key] = raw  # tied weights: another tensor lives in the same storage
         tensors[name] = _tensor(name, spec, raw)
         total += tensors[name].nbytes
-        if total > 4 * size: raise InputError(f"its tensors would take more than four times the {size:,} bytes of the file")
+        if total > 4 * size:
+            raise InputError(
+                f"its tensors would take more than four times the {size:,} bytes of the file"
+            )
     return tensors
 
-
+# %% ../../nbs/parts/610_weights.pickles.ipynb #23fdb71e
 def _what(value):
     """What something in a checkpoint is, for a message."""
-    return {Inert: getattr(value, "what", ""), Spec: "tensor", Name: "class"}.get(type(value)) or type(value).__name__
+    return {Inert: getattr(value, "what", ""), Spec: "tensor", Name: "class"}.get(
+        type(value)
+    ) or type(value).__name__

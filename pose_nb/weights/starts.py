@@ -15,123 +15,219 @@ from ..backbones.pvt import from_authors as pvt_from_authors
 from .pickles import read_checkpoint
 from .finding import find_weights
 from ..files import InputError
-from .loading import LoadReport, load_published, load_weights, published_names, read_safetensors
+from pose_nb.weights.loading import (
+    LoadReport,
+    load_published,
+    load_weights,
+    published_names,
+    read_safetensors,
+)
 
 # %% ../../nbs/parts/650_weights.starts.ipynb #39f0d74c
 def swin_from_authors(state_dict):
-    """State dict of the Swin authors' ImageNet file (also with timm's names of 2022), under our Swin's names; the classifier is dropped."""
+    """State dict of the Swin authors' ImageNet file (also with timm's names of 2022), under our
+    Swin's names; the classifier is dropped."""
     renamed = {}
     for key, value in state_dict.items():
-        if key.startswith("head.") or key.endswith(("attn_mask", "relative_position_index")): continue
-        if ".downsample." in key:                                                # entry (2·dx + dy)·C + c becomes c·4 + 2·dy + dx
-            value = value.reshape(*value.shape[:-1], 2, 2, -1).transpose(-3, -1).reshape(value.shape)
+        if key.startswith("head.") or key.endswith(("attn_mask", "relative_position_index")):
+            continue
+        if ".downsample." in key:  # entry (2·dx + dy)·C + c becomes c·4 + 2·dy + dx
+            value = (
+                value.reshape(*value.shape[:-1], 2, 2, -1).transpose(-3, -1).reshape(value.shape)
+            )
         key = key.replace("patch_embed.proj.", "patch_embed.projection.").replace(".mlp.", ".ffn.")
         renamed[re.sub(r"^layers\.", "stages.", re.sub(r"^norm\.", "norm3.", key))] = value
     return renamed
 
 # %% ../../nbs/parts/650_weights.starts.ipynb #630d1e98
-_CLASSIFIER = (r"^(fc|head|classifier|last_linear|conv_head|neck|decoder|incre_modules|downsamp_modules|final_layer|head_drop|fc_norm)\b"
-               r"|^(cls_token|mask_token|reg_token)$|^norm\.|\bnum_batches_tracked$|relative_position_index$|attn_mask$")
-_FULL_HRNET = r"^stage4\.2\.fuse_layers\.[123]\."                                # the three outputs that the pose network does without
+_CLASSIFIER = (
+    r"^(fc|head|classifier|last_linear|conv_head|neck|decoder|incre_modules|downsamp_modules|final_layer|head_drop|fc_norm)\b"
+    r"|^(cls_token|mask_token|reg_token)$|^norm\.|\bnum_batches_tracked$|relative_position_index$|attn_mask$"
+)
+_FULL_HRNET = (
+    r"^stage4\.2\.fuse_layers\.[123]\."  # the three outputs that the pose network does without
+)
 _RANDOM = r"^multi_stage_mspn\.\d+\.(upsample|downsample\.conv1)|\bnum_batches_tracked$|relative_position_index$|^inters\."
 
-
+# %% ../../nbs/parts/650_weights.starts.ipynb #d1121dd8
 def load_start(model, source, names=None, leave=()):
-    """Start a pose model's backbone from a classifier's weights and tell what happened (`LoadReport`, with our names).
+    """Start a pose model's backbone from a classifier's weights and tell what happened
+    (`LoadReport`, with our names).
 
-    source: path of a .pth or .safetensors file, or a state dict. Understands torchvision's and timm's files, MMPose's classifiers, and those
-    of the authors of Swin and PVT. names: see `weights.naming_rules`. leave: beginnings of our backbone's names that stay random.
-    InputError: entries of the backbone without a value, or of the file without a use (other than a classifier's), or shapes that differ.
+    source: path of a .pth or .safetensors file, or a state dict. Understands torchvision's and
+    timm's files, MMPose's classifiers, and those
+    of the authors of Swin and PVT. names: see `weights.naming_rules`. leave: beginnings of our
+    backbone's names that stay random.
+    InputError: entries of the backbone without a value, or of the file without a use (other than a
+    classifier's), or shapes that differ.
     """
     report = LoadReport("weights" if isinstance(source, dict) else str(source))
-    own = {k.removeprefix("backbone."): v for k, v in model.state_dict().items() if k.startswith("backbone.")}
-    table = {k.removeprefix("backbone."): v.removeprefix("backbone.") for k, v in published_names(model, names).items() if k.startswith("backbone.")}
+    own = {
+        k.removeprefix("backbone."): v
+        for k, v in model.state_dict().items()
+        if k.startswith("backbone.")
+    }
+    table = {
+        k.removeprefix("backbone."): v.removeprefix("backbone.")
+        for k, v in published_names(model, names).items()
+        if k.startswith("backbone.")
+    }
     tensors = dict(source) if isinstance(source, dict) else _tensors(source)
     if any(k.startswith("backbone.") for k in tensors):
-        report.dropped |= {k: "not of the backbone" for k in tensors if not k.startswith("backbone.")}
-        tensors = {k.removeprefix("backbone."): v for k, v in tensors.items() if k.startswith("backbone.")}
-    found, used = max((_matched(c, own, n) for c in _translations(model, tensors, table) for n in (table, {k: k for k in own})), key=lambda m: len(m[0]))
+        report.dropped |= {
+            k: "not of the backbone" for k in tensors if not k.startswith("backbone.")
+        }
+        tensors = {
+            k.removeprefix("backbone."): v for k, v in tensors.items() if k.startswith("backbone.")
+        }
+    found, used = max(
+        (
+            _matched(c, own, n)
+            for c in _translations(model, tensors, table)
+            for n in (table, {k: k for k in own})
+        ),
+        key=lambda m: len(m[0]),
+    )
 
-    chosen = {k: v for k, v in found.items() if not k.startswith(tuple(leave)) and v.shape == own[k].shape}
-    problems = [f"{k} has shape {tuple(found[k].shape)} in the file, {tuple(own[k].shape)} in the model"
-                for k in found if k not in chosen and not k.startswith(tuple(leave))]
+    chosen = {
+        k: v for k, v in found.items() if not k.startswith(tuple(leave)) and v.shape == own[k].shape
+    }
+    problems = [
+        f"{k} has shape {tuple(found[k].shape)} in the file, {tuple(own[k].shape)} in the model"
+        for k in found
+        if k not in chosen and not k.startswith(tuple(leave))
+    ]
     report.kept = [k for k in own if k not in chosen]
-    problems += [f"{k} gets no value" for k in report.kept if k not in found and not (k.startswith(tuple(leave)) or re.search(_RANDOM, table[k]))]
+    problems += [
+        f"{k} gets no value"
+        for k in report.kept
+        if k not in found and not (k.startswith(tuple(leave)) or re.search(_RANDOM, table[k]))
+    ]
     for name in used["unused"]:
-        if re.search(_CLASSIFIER, name): report.dropped[name] = "of the classifier"
-        elif re.search(_FULL_HRNET, name): report.dropped[name] = "of an output that only the classifier has"
-        else: problems.append(f"{name} of the file has no place in the backbone")
-    problems += [f"{k} has values that are NaN or infinite" for k, v in chosen.items() if v.is_floating_point() and not v.isfinite().all()]
+        if re.search(_CLASSIFIER, name):
+            report.dropped[name] = "of the classifier"
+        elif re.search(_FULL_HRNET, name):
+            report.dropped[name] = "of an output that only the classifier has"
+        else:
+            problems.append(f"{name} of the file has no place in the backbone")
+    problems += [
+        f"{k} has values that are NaN or infinite"
+        for k, v in chosen.items()
+        if v.is_floating_point() and not v.isfinite().all()
+    ]
     if problems:
-        raise InputError(f"{report.source} is no start for this backbone, {len(problems)} entries do not fit:\n" + "\n".join(f"- {p}" for p in problems[:8]))
+        raise InputError(
+            f"{report.source} is no start for this backbone, {len(problems)} entries do not fit:\n"
+            + "\n".join(f"- {p}" for p in problems[:8])
+        )
     state = model.state_dict()
     model.load_state_dict(state | {f"backbone.{k}": v.to(own[k].dtype) for k, v in chosen.items()})
     report.loaded = list(chosen)
     return report
 
 # %% ../../nbs/parts/650_weights.starts.ipynb #80ee564a
-def _tensors(path): return read_safetensors(path)[0] if str(path).endswith(".safetensors") else read_checkpoint(path)[0]
+def _tensors(path):
+    return (
+        read_safetensors(path)[0]
+        if str(path).endswith(".safetensors")
+        else read_checkpoint(path)[0]
+    )
 
 
 def _matched(tensors, own, names):
-    """What of `tensors` has a place: ({our name: tensor}, {"unused": names in the file}) when our entries are called as `names` says."""
+    """What of `tensors` has a place: ({our name: tensor}, {"unused": names in the file}) when our
+    entries are called as `names` says."""
     found = {key: tensors[name] for key, name in names.items() if name in tensors}
     return found, {"unused": [n for n in tensors if n not in {names[k] for k in found}]}
 
-
+# %% ../../nbs/parts/650_weights.starts.ipynb #6debc72a
 def _translations(model, tensors, table):
     """State dicts that `tensors` could mean for this backbone; the first is itself."""
     yield tensors
     module = sys.modules[type(model.backbone).__module__]
-    stages = {m[1] for name in table.values() if (m := re.match(r"multi_stage_mspn\.(\d+)\.", name))}
-    if stages and "layer1.0.conv1.weight" in tensors: yield from_resnet50(tensors, len(stages)) | {k: v for k, v in tensors.items() if k.startswith("fc.")}
-    if "patch_embed1.proj.weight" in tensors: yield pvt_from_authors(tensors)
-    if "layers.0.downsample.reduction.weight" in tensors: yield swin_from_authors(tensors)
-    elif hasattr(module, "from_timm") and not any(k in tensors for k in ("stage1.0.conv.weight", "patch_embed.projection.weight")):
+    stages = {
+        m[1] for name in table.values() if (m := re.match(r"multi_stage_mspn\.(\d+)\.", name))
+    }
+    if stages and "layer1.0.conv1.weight" in tensors:
+        yield from_resnet50(tensors, len(stages)) | {
+            k: v for k, v in tensors.items() if k.startswith("fc.")
+        }
+    if "patch_embed1.proj.weight" in tensors:
+        yield pvt_from_authors(tensors)
+    if "layers.0.downsample.reduction.weight" in tensors:
+        yield swin_from_authors(tensors)
+    elif hasattr(module, "from_timm") and not any(
+        k in tensors for k in ("stage1.0.conv.weight", "patch_embed.projection.weight")
+    ):
         yield module.from_timm(tensors)
 
 # %% ../../nbs/parts/650_weights.starts.ipynb #1483da95
 def start(model, row, mirrors=None, leave=()):
-    """Start a row's model as its training did: the file `row.starts_from` if it can be found, else the library's weights of the same network.
+    """Start a row's model as its training did: the file `row.starts_from` if it can be found, else
+    the library's weights of the same network.
 
-    Downloads through torchvision or timm if it must. Rows that start at random are left alone, rows that go on from a whole pose network
-    (`row.continues`) get all of it, apart from a last layer for other keypoints. The report's source says what was used.
+    Downloads through torchvision or timm if it must. Rows that start at random are left alone, rows
+    that go on from a whole pose network
+    (`row.continues`) get all of it, apart from a last layer for other keypoints. The report's
+    source says what was used.
     mirrors: as for `fetch.find_weights`. leave: as for `load_start`.
     """
-    if getattr(row, "continues", ""): return _go_on(model, row, find_weights(row.continues, mirrors=mirrors), leave)
-    if not row.starts_from: return LoadReport("random start, as published")
-    try: return load_start(model, find_weights(row.starts_from, mirrors=mirrors), row, leave)
+    if getattr(row, "continues", ""):
+        return _go_on(model, row, find_weights(row.continues, mirrors=mirrors), leave)
+    if not row.starts_from:
+        return LoadReport("random start, as published")
+    try:
+        return load_start(model, find_weights(row.starts_from, mirrors=mirrors), row, leave)
     except InputError as error:
-        if "was not found" not in str(error): raise
+        if "was not found" not in str(error):
+            raise
         missing = str(error)
     source, name = library_name(row)
     if source not in ("torchvision", "timm"):
-        raise InputError(f"{row.id} starts from {row.starts_from}, and no library has weights of this network. {missing}")
+        raise InputError(
+            f"{row.id} starts from {row.starts_from}, and no library has weights of this network. {missing}"
+        )
     tensors, file = _from_library(source, name)
     report = load_start(model, tensors, row, leave)
-    report.source = f"{source}'s {file}" if file == row.starts_from else f"{source}'s {file}, in place of {row.starts_from}"
+    report.source = (
+        f"{source}'s {file}"
+        if file == row.starts_from
+        else f"{source}'s {file}, in place of {row.starts_from}"
+    )
     return report
 
-
+# %% ../../nbs/parts/650_weights.starts.ipynb #9dfbc4d8
 def _go_on(model, row, path, leave):
-    """All of a published pose network, apart from the last layer where the number of keypoints differs."""
+    """All of a published pose network, apart from the last layer where the number of keypoints
+    differs."""
     there, last = load_published(path), "head.final_layer.weight"
-    other_keypoints = last in there and there[last].shape[1:] == model.state_dict()[last].shape[1:] and len(there[last]) != len(model.state_dict()[last])
-    return load_weights(model, path, row, leave=(*leave, "head.final_layer.") if other_keypoints else leave)
+    other_keypoints = (
+        last in there
+        and there[last].shape[1:] == model.state_dict()[last].shape[1:]
+        and len(there[last]) != len(model.state_dict()[last])
+    )
+    return load_weights(
+        model, path, row, leave=(*leave, "head.final_layer.") if other_keypoints else leave
+    )
 
 
 def library_name(row):
     """(source, name) of the ImageNet weights that a row's backbone module knows, or ("", "")."""
     backbone = row.backbone
-    while isinstance(backbone, partial): backbone = backbone.func
-    return getattr(sys.modules[backbone.__module__], "IMAGENET", {}).get(backbone.__name__, ("", ""))
+    while isinstance(backbone, partial):
+        backbone = backbone.func
+    return getattr(sys.modules[backbone.__module__], "IMAGENET", {}).get(
+        backbone.__name__, ("", "")
+    )
 
-
+# %% ../../nbs/parts/650_weights.starts.ipynb #094fa0e4
 def _from_library(source, name):
     """(state dict, file name) of a library's pretrained network (downloads)."""
     if source == "torchvision":
         from torchvision.models import get_weight
+
         weights = get_weight(name)
         return weights.get_state_dict(progress=True, check_hash=True), weights.url.split("/")[-1]
     from timm import create_model
+
     return create_model(name, pretrained=True).state_dict(), name
