@@ -26,7 +26,7 @@ setup(
     keywords=project["keywords"],
     python_requires=f">={project['min_python']}",
     packages=find_packages(include=["pose_nb", "pose_nb.*"]),
-    package_data={"pose_nb": ["*.json", "records/*.json"]},
+    package_data={"pose_nb": ["py.typed"]},
     install_requires=lines("requirements"),
     extras_require={"notebooks": lines("notebooks_requirements"), "dev": lines("dev_requirements")},
     entry_points={"console_scripts": lines("console_scripts")},

@@ -1,0 +1,84 @@
+"""What the README promises works from a wheel, outside the repository."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel, built from a copy so that no build folder is left in the project."""
+    work = tmp_path_factory.mktemp("wheel")
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "--", "pose_nb", "*.toml", "*.ini", "*.md", "setup.py"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_file():
+            (work / "source" / name).parent.mkdir(parents=True, exist_ok=True)
+            (work / "source" / name).write_bytes((ROOT / name).read_bytes())
+    build = "from setuptools import build_meta as b; print(b.build_wheel('..'))"
+    done = subprocess.run(
+        [sys.executable, "-c", build], cwd=work / "source", capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return next(work.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """A function that runs the command line of the unpacked wheel, in a folder of its own."""
+    site, elsewhere = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("elsewhere")
+    zipfile.ZipFile(wheel).extractall(site)
+
+    def run(*words):
+        code = (
+            f"import sys; sys.path.insert(0, {str(site)!r}); import pose_nb, pose_nb.cli; "
+            f"assert pose_nb.__file__.startswith({str(site)!r}); pose_nb.cli.main({list(words)!r})"
+        )
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "POSE_NB_CACHE": str(elsewhere)}
+        return subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=elsewhere,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+
+    run.folder = elsewhere
+    return run
+
+
+def test_the_wheel_is_small_and_typed(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    assert wheel.stat().st_size < 1_000_000
+    assert "pose_nb/py.typed" in names and not [n for n in names if n.startswith(("tests", "nbs"))]
+
+
+@pytest.mark.parametrize(
+    "words, answer",
+    [
+        (["list", "aic/*"], "aic/hrnet-w32"),
+        (["info", "coco/resnet-50"], "published"),
+        (["table", "mpii"], "PCKh@0.5"),
+        (["data", "synth", "people", "--train", "2", "--val", "2"], "synthetic people"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_verb_works_from_the_wheel(installed, words, answer):
+    done = installed(*words)
+    assert done.returncode == 0 and answer in done.stdout, done.stderr[-2000:]
+
+
+def test_the_demo_works_from_the_wheel(installed):
+    done = installed("demo", "--quick")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (installed.folder / "demo" / "index.html").stat().st_size > 1000
