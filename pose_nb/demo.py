@@ -29,7 +29,8 @@ from .data.crop import read_image
 from .evaluation import evaluate, pick_device, predict_records
 from .files import InputError, atomic_path, write_json
 from .synth import make_dataset
-from .training import FlatCosine, Recipe, train
+from .tables.recipes import FlatCosine, Recipe
+from .training import train
 from .viz import draw_pose, grid
 from .tables.zoo import Network, get_row
 

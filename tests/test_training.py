@@ -22,7 +22,8 @@ from pose_nb.files import InputError
 from pose_nb.networks.heads import HeatmapHead
 from pose_nb.networks.model import PoseModel
 from pose_nb.synth import make_dataset
-from pose_nb.training import Recipe, Steps, scaled_lr, train
+from pose_nb.tables.recipes import Recipe, Steps, scaled_lr
+from pose_nb.training import train
 from pose_nb.weights.loading import load_weights
 
 ARGUMENTS = dict(

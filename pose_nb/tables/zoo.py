@@ -53,7 +53,7 @@ from ..networks.heads import ConcatHead, HeatmapHead, PassHead, StackHead, Units
 from ..losses import StagedLoss, adaptive_wing
 from ..networks.model import PoseModel
 from ..weights.finding import hash_prefix
-from ..training import AdamW, FlatCosine, Recipe, Steps, Supervise, SuperviseUnits
+from .recipes import AdamW, FlatCosine, LayerDecay, Recipe, Steps, Supervise, SuperviseUnits
 from ..weights.loading import load_weights
 
 # %% ../../nbs/parts/740_tables.zoo.ipynb #2d72ca0e
@@ -183,7 +183,7 @@ UNITS_1, UNITS_3, UNITS_4 = (Recipe(lr=5e-3, batch=256, supervise=SuperviseUnits
 HRFORMER = Recipe(batch=256, optimizer=AdamW(0.01, keep=("relative_position_bias_table",)))
 SWIN_L = Recipe(batch=256, optimizer=AdamW(0.01, keep=("absolute_pos_embed", "relative_position_bias_table", "norm")))
 VITPOSE_S, VITPOSE_B, VITPOSE_H = (
-    Recipe(clip=1.0, optimizer=AdamW(0.1, keep=("pos_embed",), flat=True, layers=layers, layer_decay=decay, depth=partial(layer_id, depth=layers)))
+    Recipe(clip=1.0, optimizer=AdamW(0.1, keep=("pos_embed",), flat=True, layer_decay=LayerDecay(decay, layers, layer_id)))
     for layers, decay in ((12, 0.8), (12, 0.75), (32, 0.85)))
 CSPNEXT_2048 = Recipe(lr=4e-3, batch=2048, schedule=FlatCosine(), optimizer=AdamW(0.05, flat=True), augment=CSPNEXT, late=(180, CSPNEXT_LATE), ema=2e-4)
 CSPNEXT_TINY, CSPNEXT_512 = replace(CSPNEXT_2048, ema=None), replace(CSPNEXT_2048, batch=512)
