@@ -1,9 +1,10 @@
-"""Drawing: arrays in, arrays out, nothing changed on the way, and errors that say what was wrong."""
+"""Drawing: arrays in, arrays out, nothing changed on the way, and errors that say what is wrong."""
 
 import matplotlib
 
 matplotlib.use("Agg")
 
+import cv2
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -32,10 +33,23 @@ def test_threshold_flags_and_nan():
     assert ring[30, 20].tolist() == [255, 255, 255] and dot[30, 20].tolist() == [0, 255, 0]
 
 
-@pytest.mark.parametrize("far", [1e4, -1e9, 1e300])
-def test_far_points_do_no_harm(far):
-    assert viz.draw_pose(BLACK, [[20, 30], [far, far]], None, PAIR).any()
+@pytest.mark.parametrize("far", [1e4, -1e9, 1e300, np.inf])
+def test_a_far_point_is_left_out_with_its_limb(far):
+    beam = viz.draw_pose(BLACK, [[20, 30], [far, -far]], None, PAIR)
+    alone = viz.draw_pose(BLACK, [[20, 30], [np.nan, 0]], None, PAIR)
+    assert beam.any() and (beam == alone).all()
     assert viz.draw_boxes(BLACK, [[far, 5, 30, 40], [10, 10, 30, 40]], [0.5, 0.6]).any()
+
+
+def test_a_limb_goes_on_to_a_point_just_outside():
+    drawn = viz.draw_pose(BLACK, [[40, 30], [100, 30]], None, PAIR)
+    assert drawn[30, 42:].any(-1).all(), "up to the border"
+
+
+def test_error_lines_leave_out_far_points():
+    near, far = [[20, 30], [60, 30]], [[20, 30], [1e7, -1e7]]
+    with_lines = viz.side_by_side(BLACK, near, far, PAIR)
+    assert (with_lines == viz.side_by_side(BLACK, near, far, PAIR, errors=False)).all()
 
 
 def test_a_distant_outlier_does_not_thicken_the_lines():
@@ -88,6 +102,44 @@ def test_grid_and_side_by_side():
     )
 
 
+def test_close_up_moves_points_with_pixels():
+    image = BLACK.copy()
+    image[30, 50] = 255
+    part, moved = viz.close_up(image, [50, 30], (48, 28), extent=11, size=33)
+    y, x = np.unravel_index(part[..., 0].argmax(), part.shape[:2])
+    assert (x, y) == tuple(moved.round()) == (22, 22)
+    outside, _ = viz.close_up(image, [0, 0], (-100, -100), 10, 20)
+    assert (outside == 90).all(), "grey where there is no picture"
+
+
+def test_pairs_show_every_person_whole():
+    truth = np.array([[[20, 30, 2], [60, 30, 2]], [[5, 5, 2], [5, 5, 0]]], float)
+    pairs = viz.pose_pairs([BLACK, BLACK], truth, truth[..., :2], PAIR, size=60)
+    assert [p.shape for p in pairs] == [(60, 124, 3)] * 2
+    assert (pairs[0][:, :60] == pairs[0][:, 64:]).mean() > 0.98, "an exact prediction looks alike"
+    assert (pairs[1] != 90).any()
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp"])
+def test_saved_pictures_can_be_read(tmp_path, ending):
+    picture = np.full((32, 48, 3), (200, 40, 40), np.uint8)
+    path = viz.save_image(tmp_path / f"a.{ending}", picture)
+    again = cv2.imread(str(path))[..., ::-1]
+    assert again.shape == picture.shape and np.abs(again.astype(int) - picture).max() < 12
+    assert [p.name for p in tmp_path.iterdir()] == [f"a.{ending}"]
+    with pytest.raises(InputError, match="bmp"):
+        viz.save_image(tmp_path / "a.bmp", picture)
+
+
+def test_a_heatmap_is_laid_over_its_picture():
+    heat = np.zeros((6, 8))
+    heat[2, 4] = 1
+    over = viz.heatmap_over(BLACK, heat)
+    y, x = np.unravel_index(over.sum(-1).argmax(), over.shape[:2])
+    assert over.shape == BLACK.shape and (x // 10, y // 10) == (4, 2) and not over[50:].any()
+    assert (viz.heatmap_over(BLACK, np.full((6, 8), np.nan)) == BLACK).all()
+
+
 def test_figures():
     maps = np.zeros((3, 8, 6))
     maps[0, 2, 4] = 1
@@ -98,6 +150,10 @@ def test_figures():
         {"a": [3, 2, np.nan], "b": ([0, 5], [1, 2])}, "step", "loss", "title", log=True
     )
     assert figure.axes[0].get_yscale() == "log" and len(figure.axes[0].lines) == 2
+    assert figure.legends and not figure.axes[0].get_legend(), "a legend stands beside the data"
+    named = viz.curve({"UDP": [1, 2], "AP": [2, 3]})
+    colors = [line.get_color() for line in named.axes[0].lines]
+    assert colors == [viz.COLORS["UDP"], viz.COLORS["AP"]]
     plt.close("all")
 
 
