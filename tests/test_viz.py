@@ -48,8 +48,8 @@ def test_a_limb_goes_on_to_a_point_just_outside():
 
 def test_error_lines_leave_out_far_points():
     near, far = [[20, 30], [60, 30]], [[20, 30], [1e7, -1e7]]
-    with_lines = viz.side_by_side(BLACK, near, far, PAIR)
-    assert (with_lines == viz.side_by_side(BLACK, near, far, PAIR, errors=False)).all()
+    lines, none = (viz.side_by_side(BLACK, near, far, PAIR, errors=e) for e in (True, False))
+    assert (lines != none).any(-1).sum() < 10, "a dot on the point that is right, and no beam"
 
 
 def test_a_distant_outlier_does_not_thicken_the_lines():
