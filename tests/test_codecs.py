@@ -1,5 +1,6 @@
 """The codecs against figures recorded from MMPose 1.3.2, and the edge cases that would bore a reader of the notebooks."""
 
+import inspect
 import json
 import math
 import os
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from pose_nb.codecs.codec import Codec
 from pose_nb.codecs.megvii import Megvii, encode_levels, level_kernels
 from pose_nb.codecs.msra import MSRA
 from pose_nb.codecs.peaks import around, blur, find_peaks, log_around, modulate
@@ -245,6 +247,20 @@ def test_a_wrong_figure_is_noticed():
     case["channels"][5]["n_nonzero"] += 1
     with pytest.raises(AssertionError):
         check_encoding(case)
+
+
+@codecs
+def test_every_codec_keeps_the_protocol(codec):
+    assert isinstance(codec, Codec)
+    for verb in ("encode", "decode"):
+        wanted, given = (
+            list(inspect.signature(getattr(c, verb)).parameters) for c in (Codec, codec)
+        )
+        assert wanted == ["self", *given]
+    for size in (codec.input_size, codec.heatmap_size):
+        assert isinstance(size, tuple) and all(isinstance(side, int) for side in size)
+    assert codec.channels_per_keypoint in (1, 3)
+    assert codec.udp in (True, False) and codec.shift_flip in (True, False)
 
 
 @codecs
