@@ -28,6 +28,8 @@ setup(
     packages=find_packages(include=["pose_nb", "pose_nb.*"]),
     package_data={"pose_nb": ["py.typed"]},
     install_requires=lines("requirements"),
-    extras_require={"notebooks": lines("notebooks_requirements"), "dev": lines("dev_requirements")},
+    extras_require={
+        extra: lines(f"{extra}_requirements") for extra in ("notebooks", "site", "dev")
+    },
     entry_points={"console_scripts": lines("console_scripts")},
 )
