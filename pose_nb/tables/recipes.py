@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from ..codecs.codec import Codec
 from ..codecs.megvii import encode_levels, level_kernels
 from ..data.augment import BODY, Augment
 from ..losses import StagedLoss, units_loss
@@ -117,7 +118,11 @@ class Supervise:
     loss: Callable[..., torch.Tensor] = StagedLoss()
 
     def __call__(
-        self, outputs: list[torch.Tensor], keypoints: torch.Tensor, visible: torch.Tensor, codec
+        self,
+        outputs: list[torch.Tensor],
+        keypoints: torch.Tensor,
+        visible: torch.Tensor,
+        codec: Codec,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Outputs [(B, K, h, w)] and the truth (B, K, 2), (B, K) in crop px -> the loss, and the
         target (B, K, h, w) and weights (B, K) of the last output."""
@@ -132,7 +137,11 @@ class SuperviseUnits:
     stages: int
 
     def __call__(
-        self, outputs: list[torch.Tensor], keypoints: torch.Tensor, visible: torch.Tensor, codec
+        self,
+        outputs: list[torch.Tensor],
+        keypoints: torch.Tensor,
+        visible: torch.Tensor,
+        codec: Codec,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """As `Supervise`, with 4 · stages outputs in the order of the network."""
         kernels = level_kernels(self.stages)
