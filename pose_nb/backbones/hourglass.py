@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.models.resnet import BasicBlock
 
-from .cpm import conv_bn, normal_start
 from ..files import InputError
+from ..networks.layers import conv_bn, normal_start
 
 # %% ../../nbs/parts/444_backbones.hourglass.ipynb #b35a1aea
 def residuals(widths, stride=1):

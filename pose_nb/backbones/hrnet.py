@@ -11,19 +11,10 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from .cpm import normal_start
 from ..files import InputError
+from ..networks.layers import normal_start, numbered_conv_bn
 
 # %% ../../nbs/parts/432_backbones.hrnet.ipynb #eb4cd435
-def _conv(inside, outside, kernel, stride=1, relu=True):
-    """Convolution, batch norm and mostly ReLU, with numbered names as in the published files."""
-    layers = [
-        nn.Conv2d(inside, outside, kernel, stride, kernel // 2, bias=False),
-        nn.BatchNorm2d(outside),
-    ]
-    return nn.Sequential(*layers, nn.ReLU(inplace=True)) if relu else nn.Sequential(*layers)
-
-
 def exchange_path(widths, i, j, mode):
     """The way from branch j to branch i: nothing, up (1×1 convolution, resized) or down (3×3
     convolutions with stride 2)."""
@@ -35,11 +26,11 @@ def exchange_path(widths, i, j, mode):
             mode=mode,
             align_corners=False if mode == "bilinear" else None,
         )
-        return _conv(widths[j], widths[i], 1, relu=False).append(resize)
+        return numbered_conv_bn(widths[j], widths[i], 1, relu=False).append(resize)
     steps = [
-        _conv(widths[j], widths[j], 3, 2) for _ in range(i - j - 1)
+        numbered_conv_bn(widths[j], widths[j], 3, 2) for _ in range(i - j - 1)
     ]  # all but the last keep the width and have a ReLU
-    return nn.Sequential(*steps, _conv(widths[j], widths[i], 3, 2, relu=False))
+    return nn.Sequential(*steps, numbered_conv_bn(widths[j], widths[i], 3, 2, relu=False))
 
 # %% ../../nbs/parts/432_backbones.hrnet.ipynb #937094db
 class ExchangeUnit(nn.Module):
@@ -81,14 +72,21 @@ class HRNet(nn.Module):
         widths = [width, 2 * width, 4 * width, 8 * width]
         self.conv1, self.bn1 = nn.Conv2d(3, 64, 3, 2, 1, bias=False), nn.BatchNorm2d(64)
         self.conv2, self.bn2 = nn.Conv2d(64, 64, 3, 2, 1, bias=False), nn.BatchNorm2d(64)
-        first = Bottleneck(64, 64, downsample=_conv(64, 256, 1, relu=False))
+        first = Bottleneck(64, 64, downsample=numbered_conv_bn(64, 256, 1, relu=False))
         self.layer1 = nn.Sequential(first, *[Bottleneck(256, 64) for _ in range(3)])
         self.transition1 = nn.ModuleList(
-            [_conv(256, widths[0], 3), nn.Sequential(_conv(256, widths[1], 3, 2))]
+            [
+                numbered_conv_bn(256, widths[0], 3),
+                nn.Sequential(numbered_conv_bn(256, widths[1], 3, 2)),
+            ]
         )
         self.stage2 = nn.Sequential(ExchangeUnit(widths[:2], 2, mode))
         self.transition2 = nn.ModuleList(
-            [nn.Identity(), nn.Identity(), nn.Sequential(_conv(widths[1], widths[2], 3, 2))]
+            [
+                nn.Identity(),
+                nn.Identity(),
+                nn.Sequential(numbered_conv_bn(widths[1], widths[2], 3, 2)),
+            ]
         )
         self.stage3 = nn.Sequential(*[ExchangeUnit(widths[:3], 3, mode) for _ in range(4)])
         self.transition3 = nn.ModuleList(
@@ -96,7 +94,7 @@ class HRNet(nn.Module):
                 nn.Identity(),
                 nn.Identity(),
                 nn.Identity(),
-                nn.Sequential(_conv(widths[2], widths[3], 3, 2)),
+                nn.Sequential(numbered_conv_bn(widths[2], widths[3], 3, 2)),
             ]
         )
         self.stage4 = nn.Sequential(*[ExchangeUnit(widths, n, mode) for n in (4, 4, outputs)])

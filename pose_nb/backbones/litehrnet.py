@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .cpm import conv_bn, normal_start
+from ..networks.layers import conv_bn, normal_start
 from .hrnet import open_branch
 from ..files import InputError
 

@@ -7,7 +7,6 @@ __all__ = ['norm', 'PUBLISHED_NAMES', 'IMAGENET', 'ReducedAttention', 'PositionE
            'PVT', 'pvt_small', 'from_authors']
 
 # %% ../../nbs/parts/454_backbones.pvt.ipynb #9cc1a474
-import math
 import re
 from functools import partial
 
@@ -15,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import nn
+
+from ..networks.layers import kaiming_start
 
 # %% ../../nbs/parts/454_backbones.pvt.ipynb #0bc25813
 norm = partial(nn.LayerNorm, eps=1e-6)
@@ -130,13 +131,7 @@ class PVT(nn.Module):
                     nn.Sequential(PositionEmbedding(side // 2**i, width), *blocks),
                 )
             )
-        for m in self.modules():
-            if isinstance(m, nn.Conv2d):
-                nn.init.normal_(
-                    m.weight,
-                    std=math.sqrt(2 / (m.out_channels * m.kernel_size[0] * m.kernel_size[1])),
-                )
-                nn.init.zeros_(m.bias)
+        kaiming_start(self)
 
     def forward(self, images):
         outputs, maps = [], images

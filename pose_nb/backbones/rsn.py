@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .cpm import conv_bn
-from .mspn import Stage, Top, kaiming_start, run_stages
+from .mspn import Stage, Top, run_stages
+from ..networks.layers import conv_bn, kaiming_start
 
 # %% ../../nbs/parts/448_backbones.rsn.ipynb #4c7f3a74
 class StepsBlock(nn.Module):

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from timm.layers import DropPath, Mlp
 from torch import nn
 
+from ..networks.layers import linear_start
+
 # %% ../../nbs/parts/456_backbones.swin.ipynb #52d38074
 def to_windows(maps, size):
     """(B, H, W, C) -> (B, windows, size·size, C); H and W must be multiples of size."""
@@ -197,11 +199,7 @@ class Swin(nn.Module):
             ]
         )
         self.norm3 = nn.LayerNorm(width * 2**last)
-        for m in self.modules():
-            if isinstance(m, nn.Linear):
-                nn.init.trunc_normal_(m.weight, std=0.02)
-                if m.bias is not None:
-                    nn.init.zeros_(m.bias)
+        linear_start(self)
 
     def forward(self, images):
         return [self.norm3(self.stages(self.patch_embed(images))).permute(0, 3, 1, 2).contiguous()]
