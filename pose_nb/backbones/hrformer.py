@@ -15,6 +15,7 @@ from torch import nn
 from torchvision.models.resnet import Bottleneck
 
 from .swin import WindowAttention, from_windows, to_windows
+from ..networks.layers import linear_start, numbered_conv_bn
 
 # %% ../../nbs/parts/458_backbones.hrformer.ipynb #68ed9b39
 class LocalAttention(nn.Module):
@@ -136,14 +137,6 @@ class Exchange(nn.Module):
             for row in self.fuse_layers
         ]
 
-# %% ../../nbs/parts/458_backbones.hrformer.ipynb #d0580f9c
-def _conv(width, out, stride):
-    return nn.Sequential(
-        nn.Conv2d(width, out, 3, stride=stride, padding=1, bias=False),
-        nn.BatchNorm2d(out),
-        nn.ReLU(inplace=True),
-    )
-
 # %% ../../nbs/parts/458_backbones.hrformer.ipynb #1f83f38f
 class HRFormer(nn.Module):
     """HRFormer (NeurIPS 2021): HRNet's layout with transformer blocks; the finest branch is given
@@ -187,21 +180,23 @@ class HRFormer(nn.Module):
             return nn.Sequential(*parts)
 
         def one_more(branches):
-            new = nn.Sequential(_conv(widths[branches - 1], widths[branches], stride=2))
+            new = nn.Sequential(
+                numbered_conv_bn(widths[branches - 1], widths[branches], 3, stride=2)
+            )
             return nn.ModuleList([*[nn.Identity() for _ in range(branches)], new])
 
         self.transition1 = nn.ModuleList(
-            [_conv(256, widths[0], stride=1), nn.Sequential(_conv(256, widths[1], stride=2))]
+            [
+                numbered_conv_bn(256, widths[0], 3),
+                nn.Sequential(numbered_conv_bn(256, widths[1], 3, 2)),
+            ]
         )
         self.stage2 = stage(2, modules[0], 2)
         self.transition2 = one_more(2)
         self.stage3 = stage(3, modules[1], 3)
         self.transition3 = one_more(3)
         self.stage4 = stage(4, modules[2], 1)
-        for m in self.modules():
-            if isinstance(m, nn.Linear):
-                nn.init.trunc_normal_(m.weight, std=0.02)
-                nn.init.zeros_(m.bias)
+        linear_start(self)
 
     def forward(self, images):
         x = F.relu(self.bn1(self.conv1(images)))
