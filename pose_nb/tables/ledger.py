@@ -39,7 +39,7 @@ class Record:
 
     @property
     def synthetic(self) -> bool:
-        """Whether the figures are those of drawn people; they are never compared with published ones."""
+        """Whether the figures are those of drawn people, which no published figure is held against."""
         return self.data.get("kind") != "real"
 
 # %% ../../nbs/parts/750_tables.ledger.ipynb #c77b03f1
@@ -77,7 +77,7 @@ def read_record(row_id: str, folder: str | Path | None = None) -> Record | None:
     return Record(**content)
 
 # %% ../../nbs/parts/750_tables.ledger.ipynb #948b5c41
-_KINDS = {f.name: get_origin(f.type) or f.type for f in fields(Record)}
+_KINDS: dict[str, Any] = {f.name: get_origin(f.type) or f.type for f in fields(Record)}
 _NEEDED = tuple(f.name for f in fields(Record) if f.default is f.default_factory is MISSING)
 
 
