@@ -34,8 +34,8 @@ def check_extent(size: int, count: int) -> None:
 def check_shape(name: str, shape: object) -> tuple[int, ...]:
     """`shape` as a tuple; InputError unless it is 16 whole numbers at most, of a sane product."""
     if isinstance(shape, (list, tuple)) and len(shape) <= 16:
-        if all(type(n) is int and 0 <= n <= 2**40 for n in shape):
-            if math.prod(max(n, 1) for n in shape) <= 2**40:
+        if all(type(n) is int and 0 <= n <= 2**36 for n in shape):
+            if math.prod(max(n, 1) for n in shape) <= 2**36:
                 return tuple(shape)
     raise InputError(
         f"{shown(name)} has the shape {shown(shape)}, which no tensor of a network has"

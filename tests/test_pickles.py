@@ -1,18 +1,23 @@
-"""Checkpoints from strangers: what is read, what is refused, and that nothing in a file ever runs."""
+"""Checkpoints from strangers: what is read, what is refused, and that nothing in them ever runs."""
 
 import io
 import os
 import pickle
+import re
 import struct
 import sys
+import time
 import zipfile
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from pose_nb.weights.pickles import Inert, read_checkpoint, run_pickle
+import pose_nb
+from pose_nb.weights.checkpoints import read_checkpoint
+from pose_nb.weights.pickles import Budget, Inert, run_pickle
 from pose_nb.files import InputError
 
 HARMLESS = []  # attack payloads append to this when they run
@@ -71,7 +76,9 @@ def number(n):
     return b"\x8a\x09" + int(n).to_bytes(9, "little", signed=True)
 
 
-def tensor(kind=b"ctorch\nFloatStorage\n", key="0", count=2, offset=0, size=(2,), stride=(1,)):
+def tensor(
+    kind=b"ctorch\nFloatStorage\n", key="0", count=2, offset=0, size=(2,), stride=(1,), more=b""
+):
     numbers = lambda values: b"(" + b"".join(map(number, values)) + b"t"
     storage = b"(" + text("storage") + kind + text(key) + text("cpu") + number(count) + b"NtQ"
     return (
@@ -80,7 +87,9 @@ def tensor(kind=b"ctorch\nFloatStorage\n", key="0", count=2, offset=0, size=(2,)
         + number(offset)
         + numbers(size)
         + numbers(stride)
-        + b"\x89NtR"
+        + b"\x89N"
+        + more
+        + b"tR"
     )
 
 
@@ -106,7 +115,6 @@ def write(tmp_path, content, name="model.pth"):
 
 
 # -- what is read ----------------------------------------------------------------------------------
-# -----------------------------
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -222,7 +230,6 @@ def test_classes_of_other_tools_are_inert(tmp_path, monkeypatch):
 
 
 # -- attacks ---------------------------------------------------------------------------------------
-# -------------------------------
 
 THIS = b"c" + __name__.encode() + b"\n"
 FRIENDLY = {  # run nothing, and are read, since unknown names are ordinary
@@ -396,12 +403,26 @@ def test_bad_storage_types(tmp_path):
         dict(key="7"),
         dict(offset=2**62),
         dict(size=(0, 2**40), stride=(1, 1)),
+        dict(size=(0, 2**62, 2**62), stride=(1, 1, 1)),
+        dict(size=(2**31, 2**31, 2**31, 0), stride=(0, 0, 0, 0)),
+        dict(size=(2,), stride=(2**62 - 1,)),
+        dict(size=(2, 0), stride=(2**63 - 1, 2**63 - 1)),
+        dict(count=1, size=(1,)),
+        dict(count=True, size=(1,)),
     ],
 )
 def test_tensors_that_do_not_fit(tmp_path, wrong):
     for content in with_weights(b"}" + text("w") + tensor(**wrong) + b"s"):
         with pytest.raises(InputError):
             read_checkpoint(write(tmp_path, content))
+
+
+def test_strides_of_a_single_row(tmp_path):
+    """The stride of a dimension of size 1 says nothing, and real files have odd ones."""
+    wrong = dict(size=(1, 2), stride=(2**61, 1))
+    for content in with_weights(b"}" + text("w") + tensor(**wrong) + b"s"):
+        value = read_checkpoint(write(tmp_path, content))[0]["w"]
+        assert value.tolist() == [[1.5, 2.5]] and value.stride() == (1, 1)
 
 
 @pytest.mark.parametrize(
@@ -432,13 +453,104 @@ def test_keys_that_are_no_names(tmp_path):
             read_checkpoint(write(tmp_path, content))
 
 
+# -- what broke other readers of this kind ---------------------------------------------------------
+
+STORES = {  # CVE-2026-24747: opcodes that fill a container, on top of something else
+    "setitem": b"K\x00K\x07s",
+    "setitems": b"(K\x00K\x07K\x01K\x07u",
+    "append": b"K\x07a",
+    "appends": b"(K\x07K\x07e",
+    "additems": b"(K\x07\x90",
+}
+TARGETS = {
+    "tensor": tensor(),
+    "storage": tensor()[len(b"ctorch._utils\n_rebuild_tensor_v2\n(") :].split(b"Q")[0] + b"Q",
+    "name": THIS + b"Evil\n",
+    "number": b"K\x07",
+    "text": text("x"),
+    "bytes": b"C\x02ab",
+    "tuple": b")",
+    "none": b"N",
+}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("store", STORES)
+def test_stores_into_the_wrong_type(tmp_path, store, target):
+    for content in with_weights(in_meta(TARGETS[target] + STORES[store])):
+        with pytest.raises(InputError, match="items are stored into"):
+            read_checkpoint(write(tmp_path, content))
+
+
+def test_lists_are_not_dictionaries(tmp_path):
+    for wrong in (b"]K\x00K\x07s", b"](K\x00K\x07u", b"}K\x07a", b"}(K\x07e"):
+        for content in with_weights(in_meta(wrong)):
+            with pytest.raises(InputError, match="items are stored into"):
+                read_checkpoint(write(tmp_path, content))
+
+
+@pytest.mark.parametrize("declared", [0, 1, 3, 4, 2**20, 2**61, 2**62 - 1])
+def test_declared_against_stored(tmp_path, declared):
+    """CVE-2026-24747: the count in the program is not the number of elements that are there."""
+    for size in ((1,), (2,)):
+        body = b"}" + text("w") + tensor(count=declared, size=size) + b"s"
+        for content in with_weights(body):
+            with pytest.raises(InputError, match="has 2 numbers"):
+                read_checkpoint(write(tmp_path, content))
+    odd = zip_file(
+        [
+            ("m/data.pkl", zip_pickle(b"}" + text("w") + tensor() + b"s")),
+            ("m/data/0", TWO[0][0] + b"\0"),
+        ]
+    )
+    with pytest.raises(InputError, match="'w'"):
+        read_checkpoint(write(tmp_path, odd))
+
+
+def test_torchscript_archives_are_not_handed_on(tmp_path, monkeypatch):
+    """CVE-2025-32434: a program in an archive reached a reader that runs programs."""
+    monkeypatch.setattr(torch.jit, "load", boom)
+    monkeypatch.setattr(torch, "load", boom)
+    body = zip_pickle(b"}" + text("w") + tensor() + b"s")
+    content = zip_file([("m/data.pkl", body), ("m/data/0", TWO[0][0]), ("m/constants.pkl", body)])
+    with pytest.raises(InputError, match="TorchScript"):
+        read_checkpoint(write(tmp_path, content))
+
+
+def test_nothing_here_calls_torch_load():
+    package = Path(pose_nb.__file__).parent
+    for file in package.rglob("*.py"):
+        code = "\n".join(line.split("#")[0] for line in file.read_text().splitlines())
+        assert not re.search(r"torch\.(jit\.)?load\(|pickle\.loads?\(|Unpickler", code), file
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_negative_and_conjugated_views(tmp_path, zipped):
+    """They carry a flag that changes the numbers; whoever ignores it loads wrong ones."""
+    path = tmp_path / "model.pth"
+    negative = {"w": torch._neg_view(torch.ones(2))}
+    torch.save(negative, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(InputError, match="neg"):
+        read_checkpoint(path)
+    for content in with_weights(b"}" + text("w") + tensor(more=b"}") + b"s"):
+        assert read_checkpoint(write(tmp_path, content))[0]["w"].tolist() == [1.5, 2.5]
+
+
 # -- bombs -----------------------------------------------------------------------------------------
-# -------------------------------
+
+
+def quickly(content, tmp_path, message, name="bomb.pth"):
+    """Refused with this message, in a sentence, and long before anybody would kill it."""
+    path, start = write(tmp_path, content, name), time.perf_counter()
+    with pytest.raises(InputError, match=message) as caught:
+        read_checkpoint(path)
+    assert time.perf_counter() - start < 10 and len(str(caught.value)) < 1000
+    assert name in str(caught.value)
 
 
 def test_depth_and_memo_bombs(tmp_path):
-    deep = b"]" + b"\x85" * 200_000  # tuples in tuples
-    lists = b"]" * 100_000 + b"a" * 99_999
+    deep = b"]" + b"\x85" * 50_000  # tuples in tuples
+    lists = b"]" * 50_000 + b"a" * 49_999
     itself = b"]q\x00h\x00a"
     laughs = b"]q\x00" + b"0](".join(
         [b""] + [b"h\x00" * 50 + b"eq\x00"] * 50
@@ -452,7 +564,7 @@ def test_depth_and_memo_bombs(tmp_path):
 
 def test_endless_programs():
     with pytest.raises(InputError, match="more steps"):
-        run_pickle(io.BytesIO(b"N" * 1001 + b"."), max_steps=1000)
+        run_pickle(io.BytesIO(b"N" * 1001 + b"."), budget=Budget(steps=1000))
     many = (
         b"]("
         + (b"X\x01\x00\x00\x00aN\x86") * 100
@@ -461,7 +573,110 @@ def test_endless_programs():
         + b"N."
     )
     with pytest.raises(InputError, match="more steps"):
-        run_pickle(io.BytesIO(many), max_steps=2000)
+        run_pickle(io.BytesIO(many), budget=Budget(steps=2000))
+
+
+def test_the_budget_is_the_files(tmp_path):
+    """Five long pickles in one old file: each alone would pass, together they do not."""
+    head = [pickle.dumps(v, 2) for v in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})]
+    most = Budget().steps
+    long = b"\x80\x02]" + b"N0" * (most // 4) + b"."
+    assert run_pickle(io.BytesIO(long)) == []
+    quickly(head[0] + long * 4, tmp_path, "more steps")
+    megabytes = b"\x80\x02X" + struct.pack("<I", 40_000_000) + b"x" * 40_000_000 + b"."
+    assert len(run_pickle(io.BytesIO(megabytes))) == 40_000_000
+    quickly(head[0] + megabytes * 4, tmp_path, "more bytes")
+
+
+def test_programs_that_copy_long_tuples(tmp_path):
+    """A tuple of 100,000 entries, remembered and used again and again."""
+    long = b"(" + b"N" * 100_000 + b"tq\x000"
+    for use in (
+        b"h\x00Q0",  # as a persistent id
+        b"ctorch._utils\n_rebuild_tensor_v2\nh\x00R0",  # as arguments
+        b"ctorch._utils\n_rebuild_parameter\nh\x00R0",
+        b"ccollections\nOrderedDict\n(h\x00tR0",
+    ):
+        body = b"\x80\x02" + long + use * 20_000 + b"N."
+        start = time.perf_counter()
+        try:
+            run_pickle(io.BytesIO(body))
+        except InputError:
+            pass
+        assert time.perf_counter() - start < 10, use
+
+
+def test_names_cannot_fill_the_memory():
+    """Two texts of a megabyte, joined to a name of two at every third step."""
+    body = b"\x80\x02" + text("x" * 2**20) + b"q\x000" + b"h\x00h\x00\x930" * 1000 + b"N."
+    with pytest.raises(InputError, match="no short text"):
+        run_pickle(io.BytesIO(body))
+
+
+def test_sizes_of_a_hundred_thousand_dimensions(tmp_path):
+    spec = tensor(size=(1,) * 100_000, stride=(1,) * 100_000)
+    body = (
+        b"}"
+        + text("w")
+        + spec
+        + b"q\x05s"
+        + b"".join(text(f"w{i}") + b"h\x05s" for i in range(20_000))
+    )
+    quickly(old_file(body, TWO), tmp_path, "has the shape")
+
+
+def test_too_many_tensors(tmp_path):
+    names = b"".join(text(str(i)) + b"h\x05" for i in range(100_000))
+    body = b"}" + tensor() + b"q\x050(" + names + b"u"
+    for content in with_weights(body):
+        quickly(content, tmp_path, "100,000 tensors")
+
+
+def test_a_long_key_gives_a_short_message(tmp_path):
+    name = "k" * 10_000_000
+    for body in (
+        b"}" + text(name) + b"K\x01s",
+        b"}" + text(name) + tensor(size=(9,)) + b"s",
+        b"}" + text("w") + tensor(key=name, size=(9,)) + b"s",
+        b"}" + text("w") + b"c" + b"m" * 50_000 + b"\nn\n)Rs",
+    ):
+        for content in with_weights(body):
+            quickly(content, tmp_path, "bomb.pth: .")
+
+
+def test_a_table_of_contents_of_many_entries(tmp_path):
+    entries = [(zipfile.ZipInfo(f"m/data/{i:06}" + "x" * 300), b"") for i in range(30_000)]
+    quickly(zip_file(entries), tmp_path, "table of contents")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_pipes_and_devices(tmp_path):
+    os.mkfifo(tmp_path / "pipe.pth")
+    for path in (tmp_path / "pipe.pth", "/dev/zero"):
+        with pytest.raises(InputError, match="pipe or device"):
+            read_checkpoint(path)
+
+
+@pytest.mark.parametrize("start", [b"\x80\x02\x8d" + struct.pack("<Q", 2**39), b"PK\3\4", b"\0"])
+def test_a_sparse_terabyte(tmp_path, start):
+    path = write(tmp_path, start)
+    try:
+        os.truncate(path, 2**40)
+    except OSError:
+        pytest.skip("this file system has no sparse files of a terabyte")
+    for size in (2**40, 2**35):
+        os.truncate(path, size)
+        started = time.perf_counter()
+        with pytest.raises(InputError, match="model.pth"):
+            read_checkpoint(path)
+        assert time.perf_counter() - started < 10
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "zero\0byte", "\ud800", "a\nb", ""])
+def test_paths_that_no_file_has(tmp_path, name):
+    with pytest.raises(InputError) as caught:
+        read_checkpoint(tmp_path / name / name)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
 
 
 def test_shared_storage_cannot_multiply(tmp_path):
@@ -527,8 +742,7 @@ def test_zip_lies(tmp_path):
         read_checkpoint(write(tmp_path, bytes(changed)))
 
 
-# -- not checkpoints, and damage
-# ------------------------------------------------------------------------------------------------
+# -- not checkpoints, and damage -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
