@@ -23,6 +23,8 @@ from pose_nb.synth.figure import (
     body_solids,
     canvas_keypoints,
     head_solids,
+    place_solid,
+    project,
     sample_outfit,
 )
 from pose_nb.synth.solid import Canvas, draw_solid, sample_face
@@ -70,28 +72,37 @@ def test_sizes(size):
 
 
 def test_boxes_fit_masks_and_points_fit_people():
-    beside = visible = 0
-    for index in range(30):
+    beside = visible = wrong = points = 0
+    for index in range(20):
         for p in synth.render([21, index])[1]:
             ys, xs = np.nonzero(p.mask)
             assert p.box == (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
-            x, y, v = p.keypoints[5:17].T  # shoulders to ankles
-            ok = v == 2
-            visible += ok.sum()
-            beside += (~p.mask[(y[ok] + 0.5).astype(int), (x[ok] + 0.5).astype(int)]).sum()
-            inside = (
-                (p.keypoints[:, 0] > -0.5)
-                & (p.keypoints[:, 0] < 319.5)
-                & (p.keypoints[:, 1] > -0.5)
-                & (p.keypoints[:, 1] < 255.5)
-            )
-            assert (
-                (p.keypoints[inside, 2] > 0).mean() > 0.98
-                and (p.keypoints[~inside, 2] == 0).mean() > 0.98
-                if (~inside).any()
-                else True
-            )
-    assert visible > 500 and beside <= 0.005 * visible
+            x, y, v = p.keypoints.T
+            inside = (x > -0.5) & (x < 319.5) & (y > -0.5) & (y < 255.5)
+            wrong, points = wrong + (inside != (v > 0)).sum(), points + len(v)
+            seen = np.flatnonzero(v[5:17] == 2) + 5  # shoulders to ankles
+            visible += len(seen)
+            beside += (~p.mask[(y[seen] + 0.5).astype(int), (x[seen] + 0.5).astype(int)]).sum()
+    assert wrong <= 0.001 * points, "flag 0 is for points outside, and for them alone"
+    assert visible > 300 and beside <= 0.005 * visible
+
+
+@pytest.mark.parametrize(
+    "index, count, box, nose, mean",
+    [
+        (0, 3, (130, 76, 198, 209), (171, 93), 113.4),
+        (1, 2, (109, 17, 200, 222), (151, 37), 94.7),
+        (2, 3, (122, 10, 204, 207), (173, 30), 91.2),
+        (3, 2, (116, 42, 215, 256), (170, 61), 83.3),
+    ],
+)
+def test_a_seed_gives_the_people_it_always_gave(index, count, box, nose, mean):
+    """Records of experiments name seeds; whoever changes what a seed draws raises `VERSION`."""
+    assert data.VERSION == 2
+    image, people = synth.render([0, index])
+    assert len(people) == count and abs(image.mean() - mean) < 0.5
+    np.testing.assert_allclose(people[0].box, box, atol=1)
+    np.testing.assert_allclose(people[0].keypoints[0, :2], nose, atol=1)
 
 
 def test_flags_of_a_made_up_occlusion():
@@ -100,117 +111,77 @@ def test_flags_of_a_made_up_occlusion():
     view = View(f=100, eye=0.0, horizon=50, cx=50)
     near, far = (Figure({}, {}, {}, {"height": 1.7}, {}, {}, view, 0.0, d) for d in (1.5, 3.0))
     canvas = Canvas.on(np.zeros((100 * FINE, 100 * FINE, 3), np.uint8))
-    paint = lambda s, p, n, u: np.full((len(u), 3), 99.0)
+    paint = lambda solid, offset, normal, u: np.full((len(u), 3), 99.0)
     rods = [
-        (1, near, (-0.3, -0.5, 0), (-0.3, 0.5, 0), 0.06),
-        (2, far, (-1, 0, 0), (1, 0, 0), 0.04),
-        (2, far, (0.5, -0.1, 0.4), (0.5, 0.1, 0.4), 0.05),
+        (1, near, ((-0.3, -0.5, 0), (-0.3, 0.5, 0)), 0.06),
+        (2, far, ((-1, 0, 0), (1, 0, 0)), 0.04),
+        (2, far, ((0.5, -0.1, 0.4), (0.5, 0.1, 0.4)), 0.05),
     ]
-    for number, (who, g, a, b, r) in enumerate(rods, 1):
-        draw_solid(
-            canvas,
-            g.solid("rod", a, b, r, r, paint),
-            who,
-            number,
-            (0, 0, -1.0),
-            g.distance,
-            1 / g.scale,
-        )
-    points = {
+    for number, (who, figure, ends, radius) in enumerate(rods, 1):
+        rod = place_solid(figure, "rod", ends, (radius, radius), paint)
+        depth = figure.distance, 1 / figure.scale
+        draw_solid(canvas, rod, who, number, (0, 0, -1.0), *depth)
+    places = {
         "left_wrist": (-0.6, 0, 0),
         "right_wrist": (0, 0, 0),
         "left_elbow": (0.5 * 3 / 2.6, 0, 0),
         "right_elbow": (0.8, 0, 0),
         "nose": (0, 9, 0),
     }
-    xyz = np.array([far.project(points.get(name, (0, 0.5, 0))) for name in synth.SYNTH_KEYPOINTS])
+    elsewhere = (0, 0.5, 0)
+    xyz = np.array([project(far, places.get(name, elsewhere)) for name in synth.SYNTH_KEYPOINTS])
     got = dict(zip(synth.SYNTH_KEYPOINTS, drawing.flags(far, xyz, canvas, 2)))
-    assert {name: int(got[name]) for name in points} == {
-        "left_wrist": 1,
-        "right_wrist": 2,
-        "left_elbow": 1,
-        "right_elbow": 2,
-        "nose": 0,
-    }
+    assert [int(got[name]) for name in places] == [1, 2, 1, 2, 0]
+
+
+def stand(seed, yaw, style=None):
+    """Somebody who stands upright, turned by `yaw` degrees, with this hair."""
+    rng = np.random.default_rng(seed)
+    pose = body.sample_pose(rng, "stand") | dict.fromkeys([*body.TRUNK, *body.HEAD], 0.0)
+    for side in body.SIDES:
+        for name in ("shoulder_flex", "elbow"):
+            pose[f"{side}_{name}"] = 0.0
+        for name in ("shoulder_abd", "hip_abd"):
+            pose[f"{side}_{name}"] = 20.0
+        for name in ("humerus", "hip_flex", "hip_turn", "knee"):
+            pose[f"{side}_{name}"] = 0.0
+    pose["yaw"] = float(yaw)
+    shape, outfit, face = body.sample_shape(rng), sample_outfit(rng), sample_face(rng)
+    if style:
+        outfit["hair_style"] = style
+    view = View(400, 1.4, 128, 80)
+    return Figure(*body.solve(pose, shape), pose, shape, outfit, face, view, 0.0, 3.5)
 
 
 @pytest.mark.parametrize("style", ["short", "long", "bun", "cap", "bald"])
-def test_back_of_the_head_shows_no_face(style):
+@pytest.mark.parametrize(
+    "yaw, expected", [(0, "222??"), (180, "111??"), (-90, "2?12?"), (90, "21??2")]
+)
+def test_back_of_the_head_shows_no_face(style, yaw, expected):
     """From the front nose and eyes are visible, from behind covered, and from the left side only
     the left ear and eye are seen."""
-    for yaw, expected in ((0, "222??"), (180, "111??"), (-90, "2?12?"), (90, "21??2")):
-        for seed in range(6):
-            rng = np.random.default_rng(seed)
-            pose = body.sample_pose(rng, "stand") | {
-                n: 0.0
-                for n in ("lean", "roll", "bend", "twist", "head_yaw", "head_pitch", "head_roll")
-            }
-            pose |= {
-                f"{side}_{n}": 5.0
-                for side in body.SIDES
-                for n in ("shoulder_flex", "shoulder_abd", "elbow")
-            } | {"yaw": float(yaw)}
-            shape, outfit, face = (
-                body.sample_shape(rng),
-                sample_outfit(rng) | {"hair_style": style},
-                sample_face(rng),
-            )
-            g = Figure(
-                *body.solve(pose, shape),
-                pose,
-                shape,
-                outfit,
-                face,
-                View(400, 1.4, 128, 80),
-                0.0,
-                3.5,
-            )
-            canvas = Canvas.on(np.zeros((256 * FINE, 160 * FINE, 3), np.uint8))
-            for n, s in enumerate(head_solids(g) + body_solids(g), 1):
-                draw_solid(canvas, s, 1, n, (0, 0, -1.0), g.distance, 1 / g.scale)
-            got = dict(zip(synth.SYNTH_KEYPOINTS, drawing.flags(g, canvas_keypoints(g), canvas, 1)))
-            for name, wanted in zip(
-                ("nose", "left_eye", "right_eye", "left_ear", "right_ear"), expected
-            ):
-                assert wanted in ("?", str(int(got[name]))), (yaw, seed, name, wanted, got[name])
+    for seed in range(4):
+        figure = stand(seed, yaw, style)
+        canvas = Canvas.on(np.zeros((160 * FINE, 160 * FINE, 3), np.uint8))
+        for number, solid in enumerate(head_solids(figure) + body_solids(figure)[:5], 1):
+            depth = figure.distance, 1 / figure.scale
+            draw_solid(canvas, solid, 1, number, (0, 0, -1.0), *depth)
+        found = drawing.flags(figure, canvas_keypoints(figure), canvas, 1)
+        got = dict(zip(synth.SYNTH_KEYPOINTS, found))
+        names = ("nose", "left_eye", "right_eye", "left_ear", "right_ear")
+        for name, wanted in zip(names, expected):
+            assert wanted in ("?", str(int(got[name]))), (seed, name, wanted, got[name])
 
 
 def test_left_is_left():
     """Who faces us has every left joint on the right of the picture, and the nose nearer to us than
     the ears."""
     for seed in range(20):
-        rng = np.random.default_rng(seed)
-        pose = body.sample_pose(rng, "stand") | {
-            n: 0.0 for n in ("yaw", "twist", "roll", "head_yaw", "head_roll")
-        }
-        pose |= {
-            f"{side}_{n}": 20.0 for side in body.SIDES for n in ("shoulder_abd", "hip_abd")
-        } | {f"{side}_elbow": 0.0 for side in body.SIDES}
-        pose |= {
-            f"{side}_{n}": 0.0
-            for side in body.SIDES
-            for n in ("shoulder_flex", "humerus", "hip_flex", "hip_turn", "knee")
-        }
-        shape, outfit, face = body.sample_shape(rng), sample_outfit(rng), sample_face(rng)
-        points = canvas_keypoints(
-            Figure(
-                *body.solve(pose, shape),
-                pose,
-                shape,
-                outfit,
-                face,
-                View(400, 1.4, 128, 80),
-                0.0,
-                3.5,
-            )
-        )
-        at = dict(zip(synth.SYNTH_KEYPOINTS, points))
+        at = dict(zip(synth.SYNTH_KEYPOINTS, canvas_keypoints(stand(seed, 0))))
         for joint in ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle"):
             assert at[f"left_{joint}"][0] > at[f"right_{joint}"][0] + 1, joint
-        assert (
-            at["nose"][2] < min(at["left_ear"][2], at["right_ear"][2])
-            and at["face_45"][0] > at["face_36"][0]
-        )
+        assert at["nose"][2] < min(at["left_ear"][2], at["right_ear"][2])
+        assert at["face_45"][0] > at["face_36"][0]
 
 
 def test_poses_keep_their_limits_and_bones_their_length():
@@ -253,7 +224,7 @@ def dataset(tmp_path_factory):
         train=150,
         val=40,
         size=(160, 128),
-        workers=2,
+        workers=0,
         progress=False,
     )
 

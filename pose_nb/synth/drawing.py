@@ -7,6 +7,7 @@ __all__ = ['NOBODY', 'DEPTHS', 'flags', 'draw_face', 'Person', 'render']
 
 # %% ../../nbs/parts/950_synth.drawing.ipynb #eeca05ad
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -28,10 +29,9 @@ from .solid import Canvas, draw_solid, sample_face
 # %% ../../nbs/parts/950_synth.drawing.ipynb #52c65928
 NOBODY = 255  # in Canvas.person, a thing that is no person
 
-# %% ../../nbs/parts/950_synth.drawing.ipynb #6e949a48
-# how far behind the surface a visible keypoint may lie, as a part of the height: about the
-# thickness of the body there
-_DEEP = {
+# about the thickness of the body, as a part of its height: so far behind the surface a visible
+# keypoint may lie
+_THICKNESS = {
     "ear": 0.025,
     "shoulder": 0.055,
     "elbow": 0.042,
@@ -42,90 +42,116 @@ _DEEP = {
     "neck": 0.08,
     "top": 0.05,
     "bottom": 0.1,
-    "thorax": 0.09,
-    "pelvis": 0.1,
-    "belly": 0.1,
-    "chest": 0.1,
-    "spine": 0.1,
     "head": 0.13,
     "hand": 0.034,
     "heel": 0.04,
     "toe": 0.04,
-}
+    "thorax": 0.09,
+} | dict.fromkeys(("pelvis", "belly", "chest", "spine"), 0.1)
 
-# %% ../../nbs/parts/950_synth.drawing.ipynb #42111ab2
-DEPTHS = np.array([_DEEP.get(name.split("_")[-1], 0.012) for name in SYNTH_KEYPOINTS])
+# %% ../../nbs/parts/950_synth.drawing.ipynb #6e949a48
+_FACE_THICKNESS = 0.012  # eyes, nose and landmarks lie on the skin
+DEPTHS = np.array(
+    [_THICKNESS.get(name.split("_")[-1], _FACE_THICKNESS) for name in SYNTH_KEYPOINTS]
+)
 
 
-def flags(g, xyz, canvas, person):
-    """2 where a keypoint lies on its own person, no deeper than the body is thick there; 1 where
-    something is in front; 0 outside."""
+def flags(figure: Figure, xyz: np.ndarray, canvas: Canvas, person: int) -> np.ndarray:
+    """Flags (S,) of canvas keypoints (S, 3): 2 visible, 1 covered, 0 outside.
+
+    A keypoint is visible where its own person is seen, if it is no deeper than the body is thick
+    there.
+    """
     h, w = canvas.depth.shape
     col, row = (np.floor(xyz[:, i] + 0.5).astype(int) for i in (0, 1))
     inside = (col >= 0) & (row >= 0) & (col < w) & (row < h)
     col, row = col.clip(0, w - 1), row.clip(0, h - 1)
-    who, deep = canvas.person[row, col], g.distance + xyz[:, 2] / g.scale - canvas.depth[row, col]
-    covered = np.where(who == person, deep > DEPTHS * g.shape["height"], who != 0)
+    who = canvas.person[row, col]
+    behind = figure.distance + xyz[:, 2] / figure.scale - canvas.depth[row, col]
+    too_deep = behind > DEPTHS * figure.shape["height"]
+    covered = np.where(who == person, too_deep, who != 0)
     return np.where(inside, 2 - covered, 0)
 
 # %% ../../nbs/parts/950_synth.drawing.ipynb #0d803ca5
-def draw_face(canvas, g, numbers, xy, v):
-    """Eyes, brows, mouth, nostrils and beard through the 68 landmarks, on those pixels that show
-    the solids `numbers` (skull and nose)."""
-    size = g.shape["head"] * g.scale
+@dataclass
+class _Pencil:
+    """Draws through landmarks (68, 2), given in sixteenths of a pixel, on a picture of a head."""
+
+    picture: np.ndarray
+    points: np.ndarray
+    size: float  # height of the head in pixels
+
+    def fill(self, ids, color: np.ndarray) -> None:
+        paint = np.floor(color).tolist()
+        cv2.fillPoly(self.picture, [self.points[ids]], paint, cv2.LINE_AA, 4)
+
+    def line(self, ids, color: np.ndarray, width: float, closed: bool = False) -> None:
+        """A line; its width is a part of the head's height."""
+        pixels, paint = max(1, int(width * self.size + 0.5)), np.floor(color).tolist()
+        cv2.polylines(self.picture, [self.points[ids]], closed, paint, pixels, cv2.LINE_AA, 4)
+
+# %% ../../nbs/parts/950_synth.drawing.ipynb #e62de9e2
+def _draw_eye(pencil: _Pencil, eye: np.ndarray, iris: np.ndarray, skin: np.ndarray) -> None:
+    """An eyeball that shows between the lids."""
+    ball, lids = np.full_like(pencil.picture, 245), np.zeros_like(pencil.picture)
+    centre = [int(c) for c in pencil.points[eye].mean(0)]
+    for radius, color in ((0.032, iris.tolist()), (0.016, (10, 10, 10))):
+        cv2.circle(ball, centre, int(radius * pencil.size * 16), color, -1, cv2.LINE_AA, 4)
+    _Pencil(lids, pencil.points, pencil.size).fill(eye, np.full(3, 255))
+    np.copyto(pencil.picture, ball, where=lids > 127)
+    pencil.line(eye, skin * 0.45, 0.012, True)
+
+# %% ../../nbs/parts/950_synth.drawing.ipynb #0a93e2db
+_RIGHT, _LEFT = (np.arange(17, 22), np.arange(36, 42)), (np.arange(22, 27), np.arange(42, 48))
+_LIPS, _MOUTH = np.arange(48, 60), np.arange(60, 68)
+
+
+def _draw_features(pencil: _Pencil, outfit: dict, visible: np.ndarray) -> None:
+    """Beard, eyes, brows, nostrils and mouth, each if most of its landmarks are visible."""
+    skin, hair = outfit["skin"], outfit["hair"]
+
+    def seen(ids) -> bool:
+        return visible[ids].mean() > 0.5
+
+    if outfit["beard"] and seen(np.arange(4, 13)):
+        pencil.fill([*range(3, 14), 35, 33, 31], hair * 0.8 + skin * 0.2)
+    for brow, eye in (_RIGHT, _LEFT):
+        if seen(eye):
+            _draw_eye(pencil, eye, outfit["iris"], skin)
+        if seen(brow):
+            pencil.line(brow, hair * 0.8, 0.035)
+    if seen([31, 33, 35]):
+        pencil.line(np.arange(31, 36), skin * 0.6, 0.014)
+    if seen(_LIPS):
+        pencil.fill(_LIPS, np.minimum(skin * outfit["lips"] + (28, 0, 4), 255))
+        pencil.fill(_MOUTH, np.array([90, 25, 30]))
+
+# %% ../../nbs/parts/950_synth.drawing.ipynb #fc0b1e1f
+def draw_face(
+    canvas: Canvas, figure: Figure, solids: Sequence[int], xy: np.ndarray, v: np.ndarray
+) -> None:
+    """Draw a face through its 68 landmarks xy with flags v, in place.
+
+    Only pixels change that show the solids with these numbers: skull and nose.
+    """
+    size = figure.shape["head"] * figure.scale
     x0, y0 = (xy.min(0) - 0.2 * size).astype(int).clip(0)
     x1, y1 = (xy.max(0) + 0.2 * size).astype(int).clip(0)
-    view, on = canvas.color[y0:y1, x0:x1], np.isin(canvas.solid[y0:y1, x0:x1], numbers)
+    window = slice(y0, y1), slice(x0, x1)
+    on = np.isin(canvas.solid[window], solids)
     if size < 8 or not on.any():
         return
-    patch, pts = view.copy(), np.round((xy - (x0, y0)) * 16).astype(np.int32)
-    skin, hair = g.outfit["skin"], g.outfit["hair"]
-    seen = lambda ids: (v[ids] == 2).mean() > 0.5
-    fill = lambda ids, c, to: cv2.fillPoly(to, [pts[ids]], np.floor(c).tolist(), cv2.LINE_AA, 4)
-
-    def line(ids, c, t, closed=False):
-        cv2.polylines(
-            patch,
-            [pts[ids]],
-            closed,
-            np.floor(c).tolist(),
-            max(1, int(t * size + 0.5)),
-            cv2.LINE_AA,
-            4,
-        )
-
-    if g.outfit["beard"] and seen(np.arange(4, 13)):
-        fill([*range(3, 14), 35, 33, 31], hair * 0.8 + skin * 0.2, patch)
-    for brow, eye in (
-        (np.arange(17, 22), np.arange(36, 42)),
-        (np.arange(22, 27), np.arange(42, 48)),
-    ):
-        if seen(eye):
-            ball, lids = np.full_like(patch, 245), np.zeros_like(patch)
-            centre = [int(c) for c in pts[eye].mean(0)]
-            cv2.circle(
-                ball, centre, int(0.032 * size * 16), g.outfit["iris"].tolist(), -1, cv2.LINE_AA, 4
-            )
-            cv2.circle(ball, centre, int(0.016 * size * 16), (10, 10, 10), -1, cv2.LINE_AA, 4)
-            fill(eye, np.full(3, 255), lids)
-            np.copyto(patch, ball, where=lids > 127)
-            line(eye, skin * 0.45, 0.012, True)
-        if seen(brow):
-            line(brow, hair * 0.8, 0.035)
-    if seen(np.array([31, 33, 35])):
-        line(np.arange(31, 36), skin * 0.6, 0.014)
-    if seen(np.arange(48, 60)):
-        fill(np.arange(48, 60), np.minimum(skin * g.outfit["lips"] + (28, 0, 4), 255), patch)
-        fill(np.arange(60, 68), np.array([90, 25, 30]), patch)
-    np.copyto(view, patch, where=on[..., None])
+    points = np.round((xy - (x0, y0)) * 16).astype(np.int32)
+    pencil = _Pencil(canvas.color[window].copy(), points, size)
+    _draw_features(pencil, figure.outfit, v == 2)
+    np.copyto(canvas.color[window], pencil.picture, where=on[..., None])
 
 # %% ../../nbs/parts/950_synth.drawing.ipynb #a1c100f8
 @dataclass
 class Person:
-    """One person of an image: superset keypoints (S, 3) with flags 2 visible, 1 covered, 0 outside,
-    and what shows of it."""
+    """One person of an image, and what shows of it."""
 
-    keypoints: np.ndarray  # x, y in image pixels, where (0, 0) is the centre of the first pixel
+    keypoints: np.ndarray  # (S, 3): x, y in image pixels, (0, 0) the centre of the first; flag
     box: tuple  # x1 y1 x2 y2, the edges of the mask: pixel i reaches from i to i + 1
     area: float  # pixels of the mask
     mask: np.ndarray  # (h, w) bool
@@ -133,163 +159,189 @@ class Person:
     labelled: bool = True  # False: too small for keypoints
 
 
-def _person(keypoints, mask, labelled, crowd=False):
-    ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return Person(
-        keypoints,
-        (float(xs[0]), float(ys[0]), float(xs[-1] + 1), float(ys[-1] + 1)),
-        float(mask.sum()),
-        mask,
-        crowd,
-        labelled,
-    )
+def _person(keypoints: np.ndarray, mask: np.ndarray, labelled: bool, crowd: bool = False) -> Person:
+    """A person with box and area of its mask."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    box = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+    area = float(mask.sum())
+    return Person(keypoints, tuple(map(float, box)), area, mask, crowd, labelled)
 
 # %% ../../nbs/parts/950_synth.drawing.ipynb #4d319152
-def _cast(rng, w, h, people, closeup, oddities, facing):
-    """Choose the people and put them on the floor; heights are drawn first, nobody hides others on
-    purpose."""
-    u, unit = (lambda a, b: float(rng.uniform(a, b))), h / 256
-    count, oddities = (
-        (1, False) if closeup else (int(rng.integers(people[0], people[1] + 1)), oddities)
-    )
-    if oddities and u(0, 1) < 0.03:
+def _sample_heights(
+    rng: np.random.Generator, people: tuple[int, int], closeup: bool, oddities: bool
+) -> list:
+    """(height in pixels of a picture 256 high, role) of everybody, the tallest first."""
+    if closeup:
+        return [(rng.uniform(600, 1150), "person")]
+    count = int(rng.integers(people[0], people[1] + 1))
+    if oddities and rng.uniform() < 0.03:
         count = 0
-    tall = [(u(600, 1150) if closeup else u(120, 215), "person") for _ in range(count)]
-    if oddities and u(0, 1) < 0.05:
-        tall += [(u(16, 26), "tiny") for _ in range(int(rng.integers(1, 3)))]
-    if oddities and u(0, 1) < 0.03:
-        tall += [(u(22, 34), "crowd") for _ in range(int(rng.integers(5, 9)))]
-    tall.sort(reverse=True)
-    view = View(
-        f=u(330, 480) * unit * (2.5 if closeup else 1), eye=u(0.8, 1.5), horizon=0, cx=w / 2
-    )
-    view.horizon = (
-        h * 0.5
-        + (0.5 - view.eye / 1.72) * max([120] + [pixels for pixels, _ in tall]) * unit
-        + u(-0.08, 0.1) * h
-    )
-    figures, taken, group = [], [], u(0.15, 0.85) * w
-    for pixels, role in tall:
-        pose, shape, outfit, face = (
-            sample_pose(rng),
-            sample_shape(rng),
-            sample_outfit(rng),
-            sample_face(rng),
-        )
+    heights = [(rng.uniform(120, 215), "person") for _ in range(count)]
+    if oddities and rng.uniform() < 0.05:
+        heights += [(rng.uniform(16, 26), "tiny") for _ in range(rng.integers(1, 3))]
+    if oddities and rng.uniform() < 0.03:
+        heights += [(rng.uniform(22, 34), "crowd") for _ in range(rng.integers(5, 9))]
+    return sorted(heights, reverse=True)
+
+
+def _sample_view(rng: np.random.Generator, w: int, h: int, tallest: float, closeup: bool) -> View:
+    """A camera whose horizon lets the tallest person fit."""
+    unit = h / 256
+    focal, eye = rng.uniform(330, 480) * unit * (2.5 if closeup else 1), rng.uniform(0.8, 1.5)
+    horizon = h * 0.5 + (0.5 - eye / 1.72) * tallest * unit + rng.uniform(-0.08, 0.1) * h
+    return View(focal, eye, horizon, cx=w / 2)
+
+# %% ../../nbs/parts/950_synth.drawing.ipynb #89d32db9
+def _sample_spot(rng: np.random.Generator, w: int, taken: list) -> float:
+    """Where in the picture to stand: of twelve places the one furthest from those taken."""
+
+    def room(spot: float) -> float:
+        return min((abs(spot - other) for other in taken), default=-abs(spot - w / 2))
+
+    return max((rng.uniform(0.1, 0.9) * w for _ in range(12)), key=room)
+
+
+def _choose_spot(
+    rng: np.random.Generator, w: int, role: str, taken: list[float], group: float
+) -> float:
+    """As `_sample_spot`; a crowd stands around `group`, and takes no place from others."""
+    spot = _sample_spot(rng, w, taken)
+    if role == "person":
+        taken.append(spot)
+    return group + rng.uniform(-0.1, 0.1) * w if role == "crowd" else spot
+
+# %% ../../nbs/parts/950_synth.drawing.ipynb #cb534588
+def _sample_portrait(rng: np.random.Generator) -> dict:
+    """Someone who stands, half turned to us, with the arms down."""
+    pose = sample_pose(rng, "stand") | {"yaw": rng.uniform(-45, 45)}
+    for side in SIDES:
+        pose[f"{side}_shoulder_flex"] = pose[f"{side}_shoulder_abd"] = 8.0
+    return pose
+
+
+def _frame_head(rng: np.random.Generator, figure: Figure, w: int, h: int) -> None:
+    """Move a figure and its camera so that the head is in the middle of the picture."""
+    view, head = figure.view, figure.joints["head"]
+    figure.x = float(w * rng.uniform(-0.08, 0.08) * figure.distance / view.f - head[0])
+    depth = figure.distance - head[2]
+    view.horizon = h * rng.uniform(0.45, 0.55) + view.f * (head[1] - view.eye) / depth
+
+# %% ../../nbs/parts/950_synth.drawing.ipynb #222709fc
+def _cast(
+    rng: np.random.Generator, w: int, h: int, people, closeup: bool, oddities: bool, facing: bool
+) -> list[Figure]:
+    """Choose the people and put them on the floor."""
+    heights, unit = _sample_heights(rng, people, closeup, oddities), h / 256
+    view = _sample_view(rng, w, h, max([120.0] + [pixels for pixels, _ in heights]), closeup)
+    figures: list[Figure] = []
+    taken: list[float] = []
+    group = rng.uniform(0.15, 0.85) * w
+    for pixels, role in heights:
+        pose, shape = sample_pose(rng), sample_shape(rng)
+        outfit, face = sample_outfit(rng), sample_face(rng)
         if facing:
-            pose["yaw"] = u(-40, 40)
-        spot = max(
-            (u(0.1, 0.9) * w for _ in range(12)),
-            key=lambda s: min((abs(s - t) for t in taken), default=-abs(s - w / 2)),
-        )
-        if role == "person":
-            taken.append(spot)
-        if role == "crowd":
-            spot = group + u(-0.1, 0.1) * w
+            pose["yaw"] = rng.uniform(-40, 40)
+        spot = _choose_spot(rng, w, role, taken, group)
         if closeup:
-            pose = sample_pose(rng, "stand") | {"yaw": u(-45, 45)}
-            pose |= {
-                f"{side}_{name}": 8.0
-                for side in SIDES
-                for name in ("shoulder_flex", "shoulder_abd")
-            }
-        joints, frames = solve(pose, shape)
+            pose = _sample_portrait(rng)
         distance = view.f * 1.72 / (pixels * unit)
-        x = (spot - view.cx) * distance / view.f
-        if closeup:  # put the head where we want it
-            x = w * u(-0.08, 0.08) * distance / view.f - joints["head"][0]
-            view.horizon = h * u(0.45, 0.55) + view.f * (joints["head"][1] - view.eye) / (
-                distance - joints["head"][2]
-            )
-        figures.append(
-            Figure(joints, frames, pose, shape, outfit, face, view, float(x), distance, role)
-        )
+        x, body = (spot - view.cx) * distance / view.f, solve(pose, shape)
+        figures.append(Figure(*body, pose, shape, outfit, face, view, float(x), distance, role))
+        if closeup:
+            _frame_head(rng, figures[-1], w, h)
     return figures
 
-# %% ../../nbs/parts/950_synth.drawing.ipynb #459a6c97
-def _shadows(image, figures):
-    """Darken the floor below the people."""
-    dark = np.zeros(image.shape[:2], np.uint8)
-    for g in figures:
-        s = g.view.f / g.distance
-        centre = int(g.view.cx + g.x * s), int(g.view.horizon + g.view.eye * s)
-        cv2.ellipse(dark, centre, (int(0.42 * s), int(0.1 * s) + 1), 0, 0, 360, 150, -1)
+# %% ../../nbs/parts/950_synth.drawing.ipynb #a234805a
+def _shadows(image: np.ndarray, figures: list[Figure]) -> np.ndarray:
+    """The image with the floor darker below the people."""
+    dark: np.ndarray = np.zeros(image.shape[:2], np.uint8)
+    for figure in figures:
+        view, zoom = figure.view, figure.view.f / figure.distance
+        centre = int(view.cx + figure.x * zoom), int(view.horizon + view.eye * zoom)
+        axes = int(0.42 * zoom), int(0.1 * zoom) + 1
+        cv2.ellipse(dark, centre, axes, 0, 0, 360, 150, -1)
     dark = cv2.GaussianBlur(dark, (0, 0), 5)
     return cv2.multiply(image, cv2.merge([255 - dark] * 3), scale=1 / 255)
 
-# %% ../../nbs/parts/950_synth.drawing.ipynb #89d32db9
-def _obstacle(rng, canvas):
-    """A box in the foreground that hides whatever stands behind it."""
+
+def _obstacle(rng: np.random.Generator, canvas: Canvas) -> None:
+    """A box in the foreground, in place."""
     h, w = canvas.depth.shape
-    width, top, lip = (
-        int(rng.integers(w // 10, w // 3)),
-        int(rng.integers(h * 6 // 10, h * 9 // 10)),
-        int(rng.integers(4, 14)),
-    )
-    x, color = int(rng.integers(0, w - width)), sample_color(rng)
-    place = slice(top, None), slice(x, x + width)
-    canvas.color[place], canvas.person[place], canvas.solid[place], canvas.depth[place] = (
-        color * 0.8,
-        NOBODY,
-        0,
-        0,
-    )
-    canvas.color[top : top + lip, x : x + width] = color
+    limits = (w // 10, w // 3), (h * 6 // 10, h * 9 // 10), (4, 14)
+    width, top, lip = (int(rng.integers(*limit)) for limit in limits)
+    left, color = int(rng.integers(0, w - width)), sample_color(rng)
+    window = slice(top, None), slice(left, left + width)
+    canvas.color[window] = color * 0.8
+    canvas.color[top : top + lip, left : left + width] = color
+    canvas.person[window], canvas.solid[window], canvas.depth[window] = NOBODY, 0, 0
 
-# %% ../../nbs/parts/950_synth.drawing.ipynb #cb534588
-def render(seed, size=(320, 256), people=(1, 3), closeup=False, oddities=False, facing=False):
-    """Draw the image of a seed: (h, w, 3) uint8 RGB and a list of `Person`. The same seed gives the
-    same answer.
+# %% ../../nbs/parts/950_synth.drawing.ipynb #c1cc06cf
+def _draw_people(rng: np.random.Generator, canvas: Canvas, figures: list[Figure]) -> list[tuple]:
+    """Draw all solids, lit from somewhere above; returns the numbers of each skull and nose."""
+    light = np.array([rng.uniform(-0.8, 0.8), rng.uniform(-0.9, -0.2), -0.7])
+    light = (light / math.sqrt(float((light * light).sum()))).tolist()
+    number, faces = 1, []
+    for person, figure in enumerate(figures, 1):
+        faces.append((number, number + 1))  # skull and nose come first
+        for solid in head_solids(figure) + body_solids(figure):
+            who = NOBODY if solid.name == "stool" else person
+            draw_solid(canvas, solid, who, number, light, figure.distance, 1 / figure.scale)
+            number += 1
+    return faces
 
-    `seed` is an int or a list of ints, `size` (w, h), `people` the least and most people, `closeup`
-    frames one head;
-    `oddities` adds, now and then, nobody at all, unlabelled tiny people, a crowd, or a box in
-    front; with `facing` nobody turns
-    away from the camera by more than 40 degrees.
+# %% ../../nbs/parts/950_synth.drawing.ipynb #17d15da4
+def _find(canvas: Canvas, figure: Figure, person: int, face: tuple) -> tuple:
+    """Keypoints (S, 3) and mask (h, w) of a drawn person, in image pixels; paints its face."""
+    xyz = canvas_keypoints(figure)
+    v = flags(figure, xyz, canvas, person)
+    first = SYNTH_KEYPOINTS.index("face_0")
+    draw_face(canvas, figure, face, xyz[first:, :2], v[first:])
+    h, w = canvas.depth.shape
+    shows = (canvas.person == person).astype(np.uint8) * 255
+    mask = cv2.resize(shows, (w // FINE, h // FINE), interpolation=cv2.INTER_AREA) > 127
+    keypoints = np.concatenate([(xyz[:, :2] + 0.5) / FINE - 0.5, v[:, None]], 1)
+    return keypoints.astype(np.float32), mask
+
+# %% ../../nbs/parts/950_synth.drawing.ipynb #47d896ba
+def render(
+    seed: int | Sequence[int],
+    size: tuple[int, int] = (320, 256),
+    people: tuple[int, int] = (1, 3),
+    closeup: bool = False,
+    oddities: bool = False,
+    facing: bool = False,
+) -> tuple[np.ndarray, list[Person]]:
+    """The image of a seed, (h, w, 3) uint8 RGB, and its people; the same for the same seed.
+
+    `size` is (w, h), `people` the least and most people; `closeup` frames one head; with `facing`
+    nobody turns away by more than 40 degrees. `oddities` adds, now and then, nobody at all,
+    unlabelled tiny people, a crowd, or a box in front.
     """
     rng = np.random.default_rng(seed)
     w, h = size
     figures = _cast(rng, w, h, people, closeup, oddities, facing)
-    view = figures[0].view if figures else View(1, 1, h * 0.45, w / 2)
-    image = _shadows(sample_background(rng, w, h, view.horizon), figures)
-    canvas = Canvas.on(cv2.resize(image, (w * FINE, h * FINE), interpolation=cv2.INTER_LINEAR))
-    light = np.array([rng.uniform(-0.8, 0.8), rng.uniform(-0.9, -0.2), -0.7])
-    light = (light / math.sqrt(float((light * light).sum()))).tolist()
-    number, faces = 1, []
-    for i, g in enumerate(figures, 1):
-        solids = head_solids(g) + body_solids(g)
-        faces.append((number, number + 1))  # skull and nose come first
-        for n, s in enumerate(solids, number):
-            draw_solid(
-                canvas, s, NOBODY if s.name == "stool" else i, n, light, g.distance, 1 / g.scale
-            )
-        number += len(solids)
+    horizon = figures[0].view.horizon if figures else h * 0.45
+    image = _shadows(sample_background(rng, w, h, horizon), figures)
+    fine = cv2.resize(image, (w * FINE, h * FINE), interpolation=cv2.INTER_LINEAR)
+    canvas = Canvas.on(fine)
+    faces = _draw_people(rng, canvas, figures)
     if oddities and rng.uniform() < 0.08:
         _obstacle(rng, canvas)
-    found, crowd, dense = [], np.zeros((h, w), bool), SYNTH_KEYPOINTS.index("face_0")
-    for i, (g, numbers) in enumerate(zip(figures, faces), 1):
-        xyz = canvas_keypoints(g)
-        v = flags(g, xyz, canvas, i)
-        draw_face(canvas, g, numbers, xyz[dense:, :2], v[dense:])
-        mask = (
-            cv2.resize(
-                (canvas.person == i).astype(np.uint8) * 255, (w, h), interpolation=cv2.INTER_AREA
-            )
-            > 127
-        )
-        if g.role == "crowd":
-            crowd |= mask
+    found = _look_up(canvas, figures, faces)
+    coarse = cv2.resize(canvas.color, (w, h), interpolation=cv2.INTER_AREA)
+    return imitate_camera(rng, coarse), found
+
+# %% ../../nbs/parts/950_synth.drawing.ipynb #eccadb70
+def _look_up(canvas: Canvas, figures: list[Figure], faces: list[tuple]) -> list[Person]:
+    """Everybody of whom something shows; a crowd is one entry, without keypoints."""
+    found, crowd = [], []
+    for number, (figure, face) in enumerate(zip(figures, faces), 1):
+        keypoints, mask = _find(canvas, figure, number, face)
+        if figure.role == "crowd":
+            crowd.append(mask)
         elif mask.any():
-            keypoints = np.concatenate([(xyz[:, :2] + 0.5) / FINE - 0.5, v[:, None]], 1).astype(
-                np.float32
-            )
-            found.append(_person(keypoints, mask, labelled=g.role == "person"))
-    if crowd.any():
-        found.append(
-            _person(
-                np.zeros((len(SYNTH_KEYPOINTS), 3), np.float32), crowd, labelled=False, crowd=True
-            )
-        )
-    return imitate_camera(
-        rng, cv2.resize(canvas.color, (w, h), interpolation=cv2.INTER_AREA)
-    ), found
+            found.append(_person(keypoints, mask, labelled=figure.role == "person"))
+    if np.any(crowd):
+        nowhere = np.zeros((len(SYNTH_KEYPOINTS), 3), np.float32)
+        found.append(_person(nowhere, np.any(crowd, 0), labelled=False, crowd=True))
+    return found

@@ -12,118 +12,123 @@ import cv2
 import numpy as np
 
 # %% ../../nbs/parts/930_synth.scene.ipynb #be82503c
-def rgb(h, s, v):
-    """Hue, saturation and value, each 0 to 1, as red, green, blue 0 to 255."""
-    return np.array([round(255 * c) for c in colorsys.hsv_to_rgb(h % 1, s, v)], np.float32)
+def rgb(hue: float, saturation: float, value: float) -> np.ndarray:
+    """Red, green, blue, 0 to 255, from hue, saturation and value, 0 to 1."""
+    color = colorsys.hsv_to_rgb(hue % 1, saturation, value)
+    return np.array([round(255 * c) for c in color], np.float32)
 
 
-def sample_color(rng):
-    """A colour as clothes and walls have it: often muted, sometimes bright, sometimes nearly black
-    or white."""
-    kind = float(rng.uniform())
-    if kind < 0.2:
-        return rgb(0, 0, float(rng.uniform(0.12, 0.95)))
-    return rgb(float(rng.uniform()), float(rng.uniform(0.15, 0.95)), float(rng.uniform(0.25, 0.95)))
+def sample_color(rng: np.random.Generator) -> np.ndarray:
+    """A colour of clothes and walls: often muted, sometimes bright, sometimes nearly grey."""
+    if rng.uniform() < 0.2:
+        return rgb(0, 0, rng.uniform(0.12, 0.95))
+    return rgb(rng.uniform(), rng.uniform(0.15, 0.95), rng.uniform(0.25, 0.95))
 
-
-def blend(a, b, weight):
-    """`b` over `a`, both uint8, with a weight of 0 to 1, in whole numbers: cv2.addWeighted rounds
-    ties as the processor likes."""
+# %% ../../nbs/parts/930_synth.scene.ipynb #cd7b405a
+def blend(under: np.ndarray, over: np.ndarray, weight: float) -> np.ndarray:
+    """`over` on top of `under`, both uint8, with a weight of 0 to 1."""
     part = int(weight * 256)
-    return ((a.astype(np.uint16) * (256 - part) + b.astype(np.uint16) * part + 128) >> 8).astype(
-        np.uint8
-    )
+    mixed = under.astype(np.uint16) * (256 - part) + over.astype(np.uint16) * part + 128
+    return (mixed >> 8).astype(np.uint8)
 
-# %% ../../nbs/parts/930_synth.scene.ipynb #601ca14c
-def noise_field(rng, w, h, cell, channels=1):
+
+def noise_field(
+    rng: np.random.Generator, w: int, h: int, cell: int, channels: int = 1
+) -> np.ndarray:
     """Smooth noise 0..255 (h, w, channels) with bumps of about `cell` pixels."""
-    field = rng.integers(0, 256, (h // cell + 2, w // cell + 2, channels), dtype=np.uint8)
+    size = h // cell + 2, w // cell + 2, channels
+    field: np.ndarray = rng.integers(0, 256, size, dtype=np.uint8)
     if cell > 4:
         field = cv2.resize(field, (w * 4 // cell, h * 4 // cell), interpolation=cv2.INTER_LINEAR)
-    return cv2.resize(
-        cv2.GaussianBlur(field, (5, 5), 0), (w, h), interpolation=cv2.INTER_LINEAR
-    ).reshape(h, w, channels)
+    smooth = cv2.GaussianBlur(field, (5, 5), 0)
+    return cv2.resize(smooth, (w, h), interpolation=cv2.INTER_LINEAR).reshape(h, w, channels)
 
 # %% ../../nbs/parts/930_synth.scene.ipynb #297738ba
-def _wall(rng, image):
-    """A wall or a sky: stripes, bricks, foliage, or lights out of focus."""
+def _stripes(rng: np.random.Generator, image: np.ndarray, color: list) -> np.ndarray:
     h, w = image.shape[:2]
-    kind, other = int(rng.integers(0, 6)), sample_color(rng).tolist()
-    over = image.copy()
-    if kind == 1:
-        step, slant = int(rng.integers(8, 40)), int(rng.integers(-1, 2)) * h // 2
-        for x in range(-h, w + h, 2 * step):
-            cv2.line(over, (x, 0), (x + slant, h), other, step, cv2.LINE_AA)
-        return blend(image, over, 0.3)
-    if kind == 2:
-        bw, bh = int(rng.integers(14, 40)), int(rng.integers(8, 24))
-        for j, y in enumerate(range(0, h, bh)):
-            cv2.line(over, (0, y), (w, y), other, 1)
-            for x in range(j % 2 * bw // 2, w, bw):
-                cv2.line(over, (x, y), (x, y + bh), other, 1)
-        return blend(image, over, 0.45)
-    if kind == 3:
-        return blend(image, noise_field(rng, w, h, int(rng.integers(10, 50)), 3), 0.35)
-    if kind == 4:
-        for _ in range(int(rng.integers(8, 30))):
-            centre, radius = (
-                (int(rng.integers(0, w)), int(rng.integers(0, h))),
-                int(rng.integers(4, 26)),
-            )
-            cv2.circle(over, centre, radius, sample_color(rng).tolist(), -1, cv2.LINE_AA)
-        return cv2.GaussianBlur(blend(image, over, 0.45), (0, 0), float(rng.uniform(1, 4)))
-    return image
+    over, step = image.copy(), int(rng.integers(8, 40))
+    slant = int(rng.integers(-1, 2)) * h // 2
+    for x in range(-h, w + h, 2 * step):
+        cv2.line(over, (x, 0), (x + slant, h), color, step, cv2.LINE_AA)
+    return blend(image, over, 0.3)
+
+
+def _bricks(rng: np.random.Generator, image: np.ndarray, color: list) -> np.ndarray:
+    h, w = image.shape[:2]
+    over, brick_w, brick_h = image.copy(), int(rng.integers(14, 40)), int(rng.integers(8, 24))
+    for row, y in enumerate(range(0, h, brick_h)):
+        cv2.line(over, (0, y), (w, y), color, 1)
+        for x in range(row % 2 * brick_w // 2, w, brick_w):
+            cv2.line(over, (x, y), (x, y + brick_h), color, 1)
+    return blend(image, over, 0.45)
 
 # %% ../../nbs/parts/930_synth.scene.ipynb #23662fce
-def _floor(rng, image, y):
-    """The floor from row y on, perhaps with boards that run to a vanishing point."""
+def _foliage(rng: np.random.Generator, image: np.ndarray, color: list) -> np.ndarray:
+    h, w = image.shape[:2]
+    return blend(image, noise_field(rng, w, h, int(rng.integers(10, 50)), 3), 0.35)
+
+
+def _lights(rng: np.random.Generator, image: np.ndarray, color: list) -> np.ndarray:
+    """Lights out of focus."""
+    h, w = image.shape[:2]
+    over = image.copy()
+    for _ in range(rng.integers(8, 30)):
+        x, y, radius = (int(rng.integers(*limits)) for limits in ((0, w), (0, h), (4, 26)))
+        cv2.circle(over, (x, y), radius, sample_color(rng).tolist(), -1, cv2.LINE_AA)
+    return cv2.GaussianBlur(blend(image, over, 0.45), (0, 0), rng.uniform(1, 4))
+
+
+def _wall(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+    """One of the kinds of wall, or none: two of six stay plain."""
+    kind, color = int(rng.integers(0, 6)), sample_color(rng).tolist()
+    walls = {1: _stripes, 2: _bricks, 3: _foliage, 4: _lights}
+    return walls[kind](rng, image, color) if kind in walls else image
+
+# %% ../../nbs/parts/930_synth.scene.ipynb #9fe02919
+def _floor(rng: np.random.Generator, image: np.ndarray, y: int) -> None:
+    """The floor from row y on, in place."""
     h, w = image.shape[:2]
     near = sample_color(rng) * 0.9
     far = near * 0.6 + sample_color(rng) * 0.28
     ramp = np.linspace(0, 1, h - y, dtype=np.float32)[:, None, None]
     image[y:] = (far * (1 - ramp) + near * ramp).astype(np.uint8)
     if rng.uniform() < 0.5:
-        x0, gap = float(rng.uniform(0, w)), float(rng.uniform(25, 80))
-        for i in range(-14, 15):
-            cv2.line(
-                image,
-                (int(x0), y),
-                (int(x0 + i * gap * 4), y + (h - y) * 2),
-                (near * 0.7).tolist(),
-                1,
-                cv2.LINE_AA,
-            )
+        vanishing, gap = rng.uniform(0, w), rng.uniform(25, 80)
+        for board in range(-14, 15):
+            end = int(vanishing + board * gap * 4), y + (h - y) * 2
+            cv2.line(image, (int(vanishing), y), end, (near * 0.7).tolist(), 1, cv2.LINE_AA)
     if rng.uniform() < 0.5:
         cv2.line(image, (0, y), (w, y), sample_color(rng).tolist(), int(rng.integers(1, 6)))
 
-# %% ../../nbs/parts/930_synth.scene.ipynb #997a7276
-def _thing(rng, image, horizon):
-    """Something that stands or hangs there: a board, a box, a picture, a tree."""
+# %% ../../nbs/parts/930_synth.scene.ipynb #c933ae0e
+def _thing(rng: np.random.Generator, image: np.ndarray, horizon: float) -> None:
+    """Something that stands or hangs there, in place."""
     h, w = image.shape[:2]
-    x, bw, bh = int(rng.integers(-20, w)), int(rng.integers(15, 90)), int(rng.integers(15, 110))
-    y = int(min(h + 20, max(0, horizon) + rng.integers(-60, 60)))
-    light = sample_color(rng)
-    light, dark, kind = light.tolist(), (light * 0.65).tolist(), int(rng.integers(0, 4))
+    left, wide, tall = (int(rng.integers(*limits)) for limits in ((-20, w), (15, 90), (15, 110)))
+    foot = int(min(h + 20, max(0, horizon) + rng.integers(-60, 60)))
+    color = sample_color(rng)
+    light, dark, kind = color.tolist(), (color * 0.65).tolist(), int(rng.integers(0, 4))
+    right, top = left + wide, foot - tall
     if kind < 2:
-        cv2.rectangle(image, (x, y - bh), (x + bw, y), light, -1)
+        cv2.rectangle(image, (left, top), (right, foot), light, -1)
     if kind == 1:
-        d = int(rng.integers(4, 16))
-        side = np.array(
-            [(x + bw, y - bh), (x + bw + d, y - bh - d), (x + bw + d, y - d), (x + bw, y)]
-        )
+        deep = int(rng.integers(4, 16))
+        back = [(right + deep, top - deep), (right + deep, foot - deep)]
+        side = np.array([(right, top), *back, (right, foot)])
         cv2.fillConvexPoly(image, side, dark, cv2.LINE_AA)
-        cv2.line(image, (x, y - bh // 2), (x + bw, y - bh // 2), dark, 1)
+        groove = foot - tall // 2
+        cv2.line(image, (left, groove), (right, groove), dark, 1)
     elif kind == 2:
-        cv2.rectangle(image, (x, y - bh), (x + bw, y), dark, 2)
-        cv2.rectangle(image, (x + 3, y - bh + 3), (x + bw - 3, y - 3), light, -1)
+        cv2.rectangle(image, (left, top), (right, foot), dark, 2)
+        cv2.rectangle(image, (left + 3, top + 3), (right - 3, foot - 3), light, -1)
     elif kind == 3:
-        cv2.line(image, (x, y), (x, y - bh), (70, 50, 35), int(rng.integers(2, 8)))
-        cv2.ellipse(image, (x, y - bh), (bw // 2, bw // 2 + 6), 0, 0, 360, light, -1, cv2.LINE_AA)
+        cv2.line(image, (left, foot), (left, top), (70, 50, 35), int(rng.integers(2, 8)))
+        crown = wide // 2, wide // 2 + 6
+        cv2.ellipse(image, (left, top), crown, 0, 0, 360, light, -1, cv2.LINE_AA)
 
-# %% ../../nbs/parts/930_synth.scene.ipynb #9fe02919
-def sample_background(rng, w, h, horizon):
-    """A room or a landscape (h, w, 3) uint8: wall, floor from the row `horizon` on, a few things,
-    and grain over everything."""
+# %% ../../nbs/parts/930_synth.scene.ipynb #fe75e638
+def sample_background(rng: np.random.Generator, w: int, h: int, horizon: float) -> np.ndarray:
+    """A room or a landscape (h, w, 3) uint8, with its floor from the row `horizon` on."""
     top, bottom = sample_color(rng), sample_color(rng)
     if rng.uniform() < 0.6:
         bottom = np.clip(top + rng.integers(-50, 51, 3).astype(np.float32), 0, 255)
@@ -132,27 +137,18 @@ def sample_background(rng, w, h, horizon):
     image = _wall(rng, np.ascontiguousarray(image))
     if 0 < horizon < h - 1:
         _floor(rng, image, int(horizon))
-    for _ in range(int(rng.integers(0, 6))):
+    for _ in range(rng.integers(0, 6)):
         _thing(rng, image, horizon)
-    fine, coarse = (
-        noise_field(rng, w, h, int(rng.integers(*cells)))[..., 0] for cells in ((2, 5), (20, 80))
-    )
-    strength = float(rng.uniform(0.025, 0.15))
-    return blend(image, blend(fine, coarse, 0.5)[..., None], strength)
+    fine = noise_field(rng, w, h, int(rng.integers(2, 5)))
+    coarse = noise_field(rng, w, h, int(rng.integers(20, 80)))
+    return blend(image, blend(fine, coarse, 0.5), rng.uniform(0.025, 0.15))
 
 # %% ../../nbs/parts/930_synth.scene.ipynb #6925b750
-def imitate_camera(rng, image):
-    """Some blur, exposure and noise on an image (h, w, 3) uint8."""
-    u = lambda a, b: float(rng.uniform(a, b))
-    if u(0, 1) < 0.3:
-        image = cv2.GaussianBlur(image, (0, 0), u(0.4, 1.0))
-    noise, level, gain = (
-        rng.integers(0, 256, image.shape, dtype=np.uint8),
-        int(u(2, 24)),
-        int(u(0.9, 1.2) * 256),
-    )
-    return (
-        ((image.astype(np.int32) * gain + (noise.astype(np.int32) - 128) * level) >> 8)
-        .clip(0, 255)
-        .astype(np.uint8)
-    )
+def imitate_camera(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+    """Some blur, exposure and noise on an image (h, w, 3) uint8, in whole numbers."""
+    if rng.uniform() < 0.3:
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.0))
+    noise = rng.integers(0, 256, image.shape, dtype=np.uint8).astype(np.int32) - 128
+    level, gain = int(rng.uniform(2, 24)), int(rng.uniform(0.9, 1.2) * 256)
+    exposed = image.astype(np.int32) * gain + noise * level
+    return (exposed >> 8).clip(0, 255).astype(np.uint8)
