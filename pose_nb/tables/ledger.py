@@ -39,7 +39,7 @@ class Record:
 
     @property
     def synthetic(self) -> bool:
-        """Whether the figures are those of drawn people, which no published figure is held against."""
+        """Whether the figures are those of drawn people; nothing published compares with them."""
         return self.data.get("kind") != "real"
 
 # %% ../../nbs/parts/750_tables.ledger.ipynb #c77b03f1
