@@ -1,4 +1,7 @@
-"""How fast synthetic images are drawn and written: python bench/synth.py [--images 200] [--workers 2]."""
+"""How fast synthetic images are drawn and written.
+
+    python bench/synth.py [--images 200] [--workers 2]
+"""
 
 import argparse
 import json
