@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from pose_nb.tables import benchmarks as B
-from pose_nb.tables.benchmarks import Benchmark, Predictions
+from pose_nb.data.poses import Poses
+from pose_nb.tables.benchmarks import Benchmark, only_images
+from pose_nb.tables.sets import MPII_HEADS
 from pose_nb.files import InputError, write_json
 
 ALL = {name: value for name, value in vars(B).items() if isinstance(value, Benchmark)}
@@ -100,15 +102,13 @@ def perfect(benchmark, records, shift=0.0, score=0.9):
     keypoints = (
         records.keypoints - np.float32(benchmark is B.MPII) + np.array([shift, 0], np.float32)
     )
-    return Predictions(
-        keypoints,
-        np.full(keypoints.shape[:2], score, np.float32),
-        np.float32(1.25**2) * records.scales.prod(1),
-    )
+    scores = np.full(keypoints.shape[:2], score, np.float32)
+    areas = np.float32(1.25**2) * records.scales.prod(1)
+    return Poses(keypoints, scores, records.boxes, areas, records.image_ids, records.skeleton)
 
 
 def measure(benchmark, records, predictions, truth, nms=0.9):
-    return benchmark.measure(benchmark, records, predictions, nms, truth)
+    return benchmark.measure(records, predictions, truth, nms)
 
 
 def test_tables():
@@ -135,7 +135,7 @@ def test_perfect_and_shifted(name, tmp_path):
     best, results = measure(benchmark, records, perfect(benchmark, records), truth)
     worse, _ = measure(benchmark, records, perfect(benchmark, records, 45), truth)
     assert best[benchmark.figure] == (
-        0 if benchmark.lower_is_better else 100 if benchmark.percent else 1
+        0 if benchmark.measure.lower_is_better else 100 if benchmark.measure.percent else 1
     )
     assert benchmark.better(best[benchmark.figure], worse[benchmark.figure]) and benchmark.better(
         worse[benchmark.figure], None
@@ -146,9 +146,10 @@ def test_perfect_and_shifted(name, tmp_path):
     json.dumps(best)
     table = benchmark.table_figures({split: best for split in benchmark.table_splits})
     assert list(table) == PUBLISHED[name].split()
-    unit = 100 if benchmark.percent and benchmark is not B.MPII else 1
+    unit = 100 if benchmark.measure.percent and benchmark is not B.MPII else 1
     assert all(
-        value == pytest.approx(0 if benchmark.lower_is_better else unit) for value in table.values()
+        value == pytest.approx(0 if benchmark.measure.lower_is_better else unit)
+        for value in table.values()
     )
 
 
@@ -159,10 +160,10 @@ def test_only_images(name, tmp_path):
     some = records.subset(records.image_ids == 2)
     whole = json.dumps(truth)
     figures, _ = measure(
-        benchmark, some, perfect(benchmark, some), benchmark.only_images(truth, np.array([2]))
+        benchmark, some, perfect(benchmark, some), only_images(truth, np.array([2]))
     )
     assert figures[benchmark.figure] == (
-        0 if benchmark.lower_is_better else 100 if benchmark.percent else 1
+        0 if benchmark.measure.lower_is_better else 100 if benchmark.measure.percent else 1
     )
     assert json.dumps(truth) == whole  # a new truth, not a changed one
     if truth is not None and benchmark is not B.POSETRACK18:
@@ -364,7 +365,7 @@ def layout(tmp_path):
     """The samples under the names that the complete data sets have."""
     samples = place("POSE_NB_SAMPLES", "data samples") / "samples"
     links = {
-        f"mpii/{B.MPII.data.extra_files['heads']}": "mpii/synthetic_mpii_headboxes.mat",
+        f"mpii/{MPII_HEADS}": "mpii/synthetic_mpii_headboxes.mat",
         "posetrack18/annotations/val": "posetrack18/annotations/val",
     }
     for benchmark in ALL.values():
@@ -386,11 +387,9 @@ def from_case(benchmark, records, case):
     w, h = benchmark_size(benchmark)
     sw, sh = (np.float32(1.25) * records.scales).T
     areas = np.where(sw > w / h * sh, sw * sw * h / w, w / h * sh * sh).astype(np.float32)
-    return Predictions(
-        np.array(case["pred_keypoints"], np.float32)[order],
-        np.array(case["pred_scores"], np.float32)[order],
-        areas,
-    )
+    points = np.array(case["pred_keypoints"], np.float32)[order]
+    scores = np.array(case["pred_scores"], np.float32)[order]
+    return Poses(points, scores, records.boxes, areas, records.image_ids, records.skeleton)
 
 
 def benchmark_size(benchmark):
@@ -419,6 +418,6 @@ def test_recorded_figures(tag, name, recorded, layout):
         expected = {k: 100 * v for k, v in expected.items()}
     elif benchmark.figure == "AP" and benchmark is not B.POSETRACK18:
         expected = {KEYS[k]: v for k, v in expected.items()}
-    assert figures == pytest.approx(expected, abs=1e-5 if benchmark.percent else 1e-6)
+    assert figures == pytest.approx(expected, abs=1e-5 if benchmark.measure.percent else 1e-6)
     assert len(results) == case.get("n_after_nms", len(results))
     json.dumps(results, allow_nan=False)

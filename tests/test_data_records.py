@@ -13,7 +13,9 @@ from PIL import Image
 
 from pose_nb.tables import sets
 from pose_nb.data.custom import load_custom, split, to_coco
-from pose_nb.data.records import Records, load_coco
+from pose_nb.data.mpii import load_mpii
+from pose_nb.data.readers import load_coco, load_crowdpose, load_faces
+from pose_nb.data.records import Records
 from pose_nb.files import InputError
 from pose_nb.skeletons import AFLW, COCO, MPII, Skeleton
 
@@ -309,9 +311,9 @@ def test_random_damage(tmp_path, seed):
         (CONTENT, lambda: load_custom(path, tmp_path)),
         (simple, lambda: load_custom(path, tmp_path)),
         (detections, lambda: load_coco(good, tmp_path, TINY, path)),
-        (mpii, lambda: sets.load_mpii(path, tmp_path)),
-        (CONTENT | {"annotations": [face]}, lambda: sets.load_faces(path, tmp_path, AFLW)),
-        (CONTENT, lambda: sets.load_crowdpose(path, tmp_path, TINY)),
+        (mpii, lambda: load_mpii(path, tmp_path)),
+        (CONTENT | {"annotations": [face]}, lambda: load_faces(path, tmp_path, AFLW)),
+        (CONTENT, lambda: load_crowdpose(path, tmp_path, TINY)),
     ]
     outcomes = []
     for content, load in readers:
@@ -392,9 +394,9 @@ def test_entries_name_what_is_missing(tmp_path):
     person = PERSON | dict(keypoints=[80, 30, 2] * 17)
     write(write_to, CONTENT | {"annotations": [person]}, "person_keypoints_val2017.json")
     for root in (tmp_path, tmp_path / "coco", str(tmp_path)):
-        assert len(sets.SETS["coco"].load(root, boxes="gt")) == 1
+        assert len(sets.SETS["coco"].load(root)) == 1
     with pytest.raises(InputError, match="AP_H_56.*do not exist.*boxes='gt'"):
-        sets.SETS["coco"].load(tmp_path)
+        sets.SETS["coco"].load(tmp_path, boxes="det")
 
 
 def test_small_print_of_the_sets(tmp_path):
@@ -421,7 +423,7 @@ def test_small_print_of_the_sets(tmp_path):
         joints_vis=[1] * 15 + [0],
     )
     unmarked = row | dict(center=[-1.0, 340.0])
-    records = sets.load_mpii(write(tmp_path, [row, unmarked], "m.json"), "")
+    records = load_mpii(write(tmp_path, [row, unmarked], "m.json"), "")
     assert (
         records.centers.tolist() == [[965, 406.5], [-2, 339]]
         and records.scales[0].tolist() == [900, 900]
@@ -432,7 +434,7 @@ def test_small_print_of_the_sets(tmp_path):
         and records.keypoints[0, 0].tolist() == [804, 711]
         and records.image_ids[0] == 5808361
     )
-    assert sets.load_mpii(tmp_path / "m.json", "", subtract_one=True).keypoints[0, 0].tolist() == [
+    assert load_mpii(tmp_path / "m.json", "", subtract_one=True).keypoints[0, 0].tolist() == [
         803,
         710,
     ]
@@ -444,7 +446,7 @@ def test_small_print_of_the_sets(tmp_path):
         scale=0.4,
         box_size=80.0,
     )
-    records = sets.load_faces(write(tmp_path, CONTENT | {"annotations": [face]}), "", AFLW)
+    records = load_faces(write(tmp_path, CONTENT | {"annotations": [face]}), "", AFLW)
     assert (
         records.boxes[0].tolist() == [-29.5, -31, 50.5, 49]
         and records.centers[0].tolist() == [10.5, 9]

@@ -1,7 +1,8 @@
 """Convert 300W from .pts files: python data_recipes/300w/prepare.py ROOT [--zero-based]
 
-ROOT/images holds the authors' folders: afw, helen/trainset, helen/testset, lfpw/trainset, lfpw/testset, ibug, Test/01_Indoor, Test/02_Outdoor, with a
-.pts file beside each image. Writes ROOT/annotations/face_landmarks_300w_*.json and checks the result.
+ROOT/images holds the authors' folders: afw, helen/trainset, helen/testset, lfpw/trainset,
+lfpw/testset, ibug, Test/01_Indoor, Test/02_Outdoor, with a .pts file beside each image. Writes
+ROOT/annotations/face_landmarks_300w_*.json and checks the result.
 """
 
 import argparse
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pose_nb.data.custom import image_size
+from pose_nb.data.crop import read_image_size
 from pose_nb.files import InputError, write_json
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -38,46 +39,41 @@ def read_pts(path):
     return points
 
 
+def image_beside(file):
+    """The image that a .pts file belongs to."""
+    for end in (".png", ".jpg", ".jpeg", ".JPG"):
+        if file.with_suffix(end).is_file():
+            return file.with_suffix(end)
+    raise InputError(f"{file}: has no image beside it")
+
+
 def convert(folders, images_dir, shift=0.0):
     """A COCO-style dictionary with center and scale of all .pts files in some folders; `shift` is
     added to the coordinates."""
     images, annotations = [], []
-    for folder in folders:
-        for file in sorted((images_dir / folder).glob("*.pts")):
-            picture = next(
-                (
-                    p
-                    for p in (file.with_suffix(end) for end in (".png", ".jpg", ".jpeg", ".JPG"))
-                    if p.is_file()
-                ),
-                None,
+    files = [file for folder in folders for file in sorted((images_dir / folder).glob("*.pts"))]
+    for number, file in enumerate(files, 1):
+        picture, points = image_beside(file), read_pts(file) + shift
+        w, h = read_image_size(picture)
+        name = str(picture.relative_to(images_dir))
+        images.append(dict(id=number, file_name=name, width=w, height=h))
+        low, high = np.floor(points.min(0)), np.ceil(points.max(0))
+        annotations.append(
+            dict(
+                id=number,
+                image_id=number,
+                category_id=1,
+                iscrowd=0,
+                num_keypoints=68,
+                center=((low + high) / 2).tolist(),
+                scale=float((high - low).max() / 200),
+                bbox=[*low, *(high - low)],
+                area=float((high - low).prod()),
+                keypoints=np.concatenate([points, np.ones((68, 1))], 1).ravel().tolist(),
             )
-            if picture is None:
-                raise InputError(f"{file}: has no image beside it")
-            (w, h), points, number = image_size(picture), read_pts(file) + shift, len(images) + 1
-            low, high = np.floor(points.min(0)), np.ceil(points.max(0))
-            images.append(
-                dict(id=number, file_name=str(picture.relative_to(images_dir)), width=w, height=h)
-            )
-            annotations.append(
-                dict(
-                    id=number,
-                    image_id=number,
-                    category_id=1,
-                    iscrowd=0,
-                    num_keypoints=68,
-                    center=((low + high) / 2).tolist(),
-                    scale=float((high - low).max() / 200),
-                    bbox=[*low, *(high - low)],
-                    area=float((high - low).prod()),
-                    keypoints=np.concatenate([points, np.ones((68, 1))], 1).ravel().tolist(),
-                )
-            )
-    return dict(
-        images=images,
-        annotations=annotations,
-        categories=[dict(id=1, name="face", keypoints=[], skeleton=[])],
-    )
+        )
+    categories = [dict(id=1, name="face", keypoints=[], skeleton=[])]
+    return dict(images=images, annotations=annotations, categories=categories)
 
 
 def main(arguments=None):

@@ -1,6 +1,7 @@
 """Unpack COCO 2017 and check it: python data_recipes/coco/prepare.py ROOT [--archives FOLDER]
 
-Unpacks train2017.zip, val2017.zip and annotations_trainval2017.zip from FOLDER into ROOT (what is there already stays), then counts.
+Unpacks train2017.zip, val2017.zip and annotations_trainval2017.zip from FOLDER into ROOT (what is
+there already stays), then counts.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""Join PoseTrack18's files, one per video, to one per split: python data_recipes/posetrack18/prepare.py ROOT
+"""Join PoseTrack18's files, one per video: python data_recipes/posetrack18/prepare.py ROOT
 
-Reads ROOT/annotations/{train,val}/*.json, writes ROOT/annotations/posetrack18_{train,val}.json and checks the result. Keep the folders: the metric
-reads them.
+Reads ROOT/annotations/{train,val}/*.json, writes ROOT/annotations/posetrack18_{train,val}.json and
+checks the result. Keep the folders: the metric reads them.
 """
 
 import argparse
@@ -28,11 +28,11 @@ def join(files):
         annotations += content["annotations"]
         categories = content.get("categories", categories)
     for image in images:
-        if "width" in image:
-            continue
-        raise InputError(
-            f"image {image.get('id')} has no width and height; use the files of the 2018 release with sizes"
-        )
+        if "width" not in image:
+            raise InputError(
+                f"image {image.get('id')} has no width and height; "
+                "use the files of the 2018 release with sizes"
+            )
     return dict(images=images, annotations=annotations, categories=categories)
 
 

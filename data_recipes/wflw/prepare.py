@@ -1,7 +1,8 @@
-"""Convert WFLW from its authors' text lists: python data_recipes/wflw/prepare.py ROOT [--lists FOLDER]
+"""Convert WFLW from its authors' lists: python data_recipes/wflw/prepare.py ROOT [--lists FOLDER]
 
-FOLDER (default ROOT/WFLW_annotations) holds list_98pt_rect_attr_train_test/ and list_98pt_test/; images lie in ROOT/images.
-Writes ROOT/annotations/face_landmarks_wflw_{train,test,test_<subset>}.json and checks the result.
+FOLDER (default ROOT/WFLW_annotations) holds list_98pt_rect_attr_train_test/ and list_98pt_test/;
+images lie in ROOT/images. Writes
+ROOT/annotations/face_landmarks_wflw_{train,test,test_<subset>}.json and checks the result.
 """
 
 import argparse
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pose_nb.data.custom import image_size
+from pose_nb.data.crop import read_image_size
 from pose_nb.files import InputError, write_json
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -48,7 +49,7 @@ def convert(rows, images_dir):
     images, annotations = {}, []
     for number, (points, more, name) in enumerate(rows, 1):
         if name not in images:
-            w, h = image_size(Path(images_dir) / name)
+            w, h = read_image_size(Path(images_dir) / name)
             images[name] = dict(id=len(images) + 1, file_name=name, width=w, height=h)
         center, scale = center_scale(points)
         low, size = points.min(0), points.max(0) - points.min(0)
