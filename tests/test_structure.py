@@ -32,7 +32,7 @@ LAYERS = [
     ["weights"],
     ["tables"],
     ["inference"],
-    ["evaluation", "prediction"],
+    ["evaluation", "prediction", "tracking"],
     ["training"],
     ["demo", "cli"],
 ]
