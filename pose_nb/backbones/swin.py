@@ -232,28 +232,31 @@ IMAGENET = {
 }
 
 # %% ../../nbs/parts/456_backbones.swin.ipynb #16139aac
-def from_timm(state_dict, size=7):
-    """State dict of timm's SwinTransformer, renamed and reordered for `Swin`; the classifier is
-    dropped."""
+def from_timm(state_dict: dict[str, torch.Tensor], size: int = 7) -> dict[str, torch.Tensor]:
+    """State dict of an ImageNet Swin, renamed and reordered for `Swin`, without the classifier.
+
+    Reads timm's files and the authors'; theirs keep the joining layer one stage earlier.
+    """
+    at_the_end = "layers.0.downsample.reduction.weight" in state_dict
     renamed = {}
     for key, value in state_dict.items():
-        if key.startswith("head."):
+        if key.startswith("head.") or key.endswith(("attn_mask", "relative_position_index")):
             continue
         key = key.replace("patch_embed.proj.", "patch_embed.projection.").replace(".mlp.", ".ffn.")
         key = "norm3." + key[5:] if key.startswith("norm.") else key
         if key.startswith("layers."):
             stage, rest = key[7:].split(".", 1)
-            if rest.startswith(
-                "downsample."
-            ):  # in timm at the start of the next stage, entry (2·dx + dy)·C + c
-                stage = int(stage) - 1
-                value = (
-                    value.reshape(*value.shape[:-1], 2, 2, -1)
-                    .transpose(-3, -1)
-                    .reshape(value.shape)
-                )
+            if rest.startswith("downsample."):
+                stage = str(int(stage) - (not at_the_end))
+                value = _reordered(value)
             key = f"stages.{stage}.{rest}"
         renamed[key] = value
         if key.endswith("relative_position_bias_table"):
             renamed[key.replace("bias_table", "index")] = relative_index(size)
     return renamed
+
+
+def _reordered(value: torch.Tensor) -> torch.Tensor:
+    """Entry (2·dx + dy)·C + c of a joining layer's input moved to c·4 + 2·dy + dx."""
+    places = value.reshape(*value.shape[:-1], 2, 2, -1)
+    return places.transpose(-3, -1).reshape(value.shape)
