@@ -7,6 +7,7 @@ __all__ = ['CSPNEXT', 'CSPNEXT_LATE', 'shift_hsv', 'HSV', 'box_blur', 'median_bl
            'distort', 'Photometric']
 
 # %% ../../nbs/parts/250_data.pixels.ipynb #3c3cb914
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -15,42 +16,44 @@ import numpy as np
 from .augment import Augment
 
 # %% ../../nbs/parts/250_data.pixels.ipynb #15795767
-def shift_hsv(crop, gains):
-    """Add whole numbers (hue, saturation, value) to a crop (h, w, 3) uint8 RGB in OpenCV's 8-bit
-    HSV: hue modulo 180, the others clipped."""
-    hue, saturation, value = (np.arange(256) + int(g) for g in gains)
-    table = np.stack([hue % 180, saturation.clip(0, 255), value.clip(0, 255)], -1).astype(np.uint8)[
-        None
-    ]
-    return cv2.cvtColor(cv2.LUT(cv2.cvtColor(crop, cv2.COLOR_RGB2HSV), table), cv2.COLOR_HSV2RGB)
+def shift_hsv(crop: np.ndarray, gains: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Add whole numbers (hue, saturation, value) to a crop in OpenCV's 8-bit HSV.
+
+    Hue is added modulo 180, the others are clipped.
+    """
+    hue, saturation, value = (np.arange(256) + int(gain) for gain in gains)
+    columns = [hue % 180, saturation.clip(0, 255), value.clip(0, 255)]
+    table = np.stack(columns, -1).astype(np.uint8)[None]
+    hsv = cv2.cvtColor(crop, cv2.COLOR_RGB2HSV)
+    return cv2.cvtColor(cv2.LUT(hsv, table), cv2.COLOR_HSV2RGB)
 
 # %% ../../nbs/parts/250_data.pixels.ipynb #9668555c
 @dataclass(frozen=True)
 class HSV:
-    """Random shift of hue, saturation, value by up to `most` each, in half of all cases each;
-    always called."""
+    """Random shift of hue, saturation, value by up to `most` each, in half of all cases each."""
 
-    most: tuple = (5, 30, 30)
+    most: tuple[int, int, int] = (5, 30, 30)
 
-    def draw(self, rng):
+    def draw(self, rng: np.random.Generator) -> np.ndarray:
         """Three whole numbers, cut towards zero."""
         return (rng.uniform(-1, 1, 3) * self.most * (rng.random(3) < 0.5)).astype(np.int16)
 
-    def __call__(self, crop, rng):
+    def __call__(self, crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The crop, shifted by new draws."""
         return shift_hsv(crop, self.draw(rng))
 
 # %% ../../nbs/parts/250_data.pixels.ipynb #f0fbd77a
-def box_blur(crop, k):
+def box_blur(crop: np.ndarray, k: int) -> np.ndarray:
     """Mean over k x k pixels; the border is mirrored without repeating its last pixel."""
     return cv2.blur(crop, (k, k))
 
 
-def median_blur(crop, k):
+def median_blur(crop: np.ndarray, k: int) -> np.ndarray:
     """Median over k x k pixels; the border is repeated."""
     return cv2.medianBlur(crop, k)
 
 
-def black_rectangle(crop, x, y, w, h):
+def black_rectangle(crop: np.ndarray, x: int, y: int, w: int, h: int) -> np.ndarray:
     """A copy of the crop in which w x h pixels from (x, y) are black."""
     crop = crop.copy()
     crop[y : y + h, x : x + w] = 0
@@ -61,97 +64,108 @@ def black_rectangle(crop, x, y, w, h):
 class Blur:
     """`function` (box_blur or median_blur) with k drawn from 3, 5, 7, with probability p."""
 
-    function: object
+    function: Callable[[np.ndarray, int], np.ndarray]
     p: float = 0.1
 
-    def __call__(self, crop, rng):
+    def __call__(self, crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The crop, blurred or not."""
         apply, k = rng.random() < self.p, int(rng.choice([3, 5, 7]))
         return self.function(crop, k) if apply else crop
 
 # %% ../../nbs/parts/250_data.pixels.ipynb #9b27e08c
 @dataclass(frozen=True)
 class Rectangle:
-    """One black rectangle with sides between lo and hi times those of the crop, anywhere inside it,
-    with probability p."""
+    """One black rectangle anywhere inside the crop, with probability p.
+
+    Its sides are between lo and hi times those of the crop.
+    """
 
     p: float = 1.0
     lo: float = 0.2
     hi: float = 0.4
 
-    def draw(self, rng, w, h):
-        """x, y, width, height in pixels; the sides are cut to whole numbers, and the corner is
-        uniform over all places inside."""
-        rh, rw = (int(side * rng.uniform(self.lo, self.hi)) for side in (h, w))
-        return int(rng.integers(0, w - rw + 1)), int(rng.integers(0, h - rh + 1)), rw, rh
+    def draw(self, rng: np.random.Generator, w: int, h: int) -> tuple[int, int, int, int]:
+        """x, y, width, height in pixels.
 
-    def __call__(self, crop, rng):
+        The sides are cut to whole numbers; the corner is uniform over all places inside.
+        """
+        height, width = (int(side * rng.uniform(self.lo, self.hi)) for side in (h, w))
+        x, y = int(rng.integers(0, w - width + 1)), int(rng.integers(0, h - height + 1))
+        return x, y, width, height
+
+    def __call__(self, crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The crop, or a copy with a rectangle."""
         apply, place = rng.random() < self.p, self.draw(rng, crop.shape[1], crop.shape[0])
         return black_rectangle(crop, *place) if apply else crop
 
 # %% ../../nbs/parts/250_data.pixels.ipynb #918010ce
-CSPNEXT = Augment(
-    scale=(0.6, 1.4),
-    rotate=80.0,
-    pixels=(HSV(), Blur(box_blur), Blur(median_blur), Rectangle(p=1.0)),
-)
+_BLURS = (HSV(), Blur(box_blur), Blur(median_blur))
+CSPNEXT = Augment(scale=(0.6, 1.4), rotate=80.0, pixels=(*_BLURS, Rectangle(p=1.0)))
 CSPNEXT_LATE = Augment(
-    shift=0.0,
-    scale=(0.75, 1.25),
-    rotate=60.0,
-    pixels=(HSV(), Blur(box_blur), Blur(median_blur), Rectangle(p=0.5)),
+    shift=0.0, scale=(0.75, 1.25), rotate=60.0, pixels=(*_BLURS, Rectangle(p=0.5))
 )
 
 # %% ../../nbs/parts/250_data.pixels.ipynb #f223e186
-def distort(crop, brightness=None, contrast=None, saturation=None, hue=None, order=None):
-    """Photometric distortion with given numbers; None leaves a step out. crop (h, w, 3) uint8 RGB.
+def distort(
+    crop: np.ndarray,
+    brightness: float | None = None,
+    contrast: float | None = None,
+    saturation: float | None = None,
+    hue: int | None = None,
+    order: Sequence[int] | np.ndarray | None = None,
+) -> np.ndarray:
+    """Photometric distortion with given numbers; None leaves a step out.
 
     brightness: added; contrast: a factor, applied before *and* after the next two; saturation: a
-    factor; hue: added, modulo 256;
-    order: a permutation of the channels B, G, R.
+    factor; hue: added, modulo 256; order: a permutation of the channels B, G, R.
     """
-
-    def cut(x):
-        return np.clip(x, 0, 255).astype(np.uint8)
-
-    def times(x, factor):
-        return cut(x.astype(np.float32) * np.float32(factor)) if factor is not None else x
-
     image = np.ascontiguousarray(crop[..., ::-1])
     if brightness is not None:
-        image = cut(image.astype(np.float32) + np.float32(brightness))
-    image = times(image, contrast)
+        image = _clipped(image.astype(np.float32) + np.float32(brightness))
+    image = _times(image, contrast)
     if saturation is not None or hue is not None:
         hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
-        hsv[..., 1] = times(hsv[..., 1], saturation)
+        hsv[..., 1] = _times(hsv[..., 1], saturation)
         hsv[..., 0] = (hsv[..., 0].astype(int) + int(hue or 0)) % 256
         image = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
-    image = times(image, contrast)
-    return np.ascontiguousarray((image if order is None else image[..., list(order)])[..., ::-1])
+    image = _times(image, contrast)
+    image = image if order is None else image[..., list(order)]
+    return np.ascontiguousarray(image[..., ::-1])
 
 # %% ../../nbs/parts/250_data.pixels.ipynb #6190fe47
+def _clipped(values: np.ndarray) -> np.ndarray:
+    return np.clip(values, 0, 255).astype(np.uint8)
+
+
+def _times(values: np.ndarray, factor: float | None) -> np.ndarray:
+    if factor is None:
+        return values
+    return _clipped(values.astype(np.float32) * np.float32(factor))
+
+# %% ../../nbs/parts/250_data.pixels.ipynb #450bb208
 @dataclass(frozen=True)
 class Photometric:
-    """Photometric distortion with random numbers, as the reference code has it; each step in half
-    of all cases, contrast in a quarter."""
+    """Photometric distortion with random numbers, as the reference code has it.
+
+    Each step happens in half of all cases, contrast in a quarter.
+    """
 
     brightness: float = 32.0
-    factors: tuple = (0.5, 1.5)
+    factors: tuple[float, float] = (0.5, 1.5)
     hue: int = 18
 
-    def __call__(self, crop, rng):
-        on = rng.random(4) < 0.5  # brightness, contrast mode, contrast, channels
-        colour, beta, alpha, saturation = (
-            rng.integers(4),
-            rng.uniform(-1, 1) * self.brightness,
-            rng.uniform(*self.factors),
-            rng.uniform(*self.factors),
-        )
-        hue, order = rng.integers(-self.hue, self.hue), rng.permutation(3)
+    def __call__(self, crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The crop, distorted by new draws."""
+        # brightness, contrast mode, contrast, channels
+        brighten, both_times, change_contrast, permute = rng.random(4) < 0.5
+        colour, added = rng.integers(4), rng.uniform(-1, 1) * self.brightness
+        contrast, saturation = rng.uniform(*self.factors), rng.uniform(*self.factors)
+        hue, order = int(rng.integers(-self.hue, self.hue)), rng.permutation(3)
         return distort(
             crop,
-            beta if on[0] else None,
-            alpha if on[1] and on[2] else None,
+            added if brighten else None,
+            contrast if both_times and change_contrast else None,
             saturation if colour in (1, 3) else None,
             hue if colour in (2, 3) else None,
-            order if on[3] else None,
+            order if permute else None,
         )
