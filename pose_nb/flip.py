@@ -8,7 +8,7 @@ __all__ = ['flip_heatmaps', 'flip_test']
 # %% ../nbs/parts/520_flip.ipynb #52406b30
 import torch
 
-from .codecs.peaks import table
+from .codecs.peaks import constant_on
 from .files import InputError
 
 # %% ../nbs/parts/520_flip.ipynb #f5c1dc6e
@@ -33,12 +33,11 @@ def flip_heatmaps(heatmaps, flip_indices, shift, offsets=False):
         raise InputError(
             f"{len(indices)} flip_indices need heatmaps of shape {wanted}; got {tuple(heatmaps.shape)}"
         )
-    order = table(
-        _channels, (indices, group), torch.empty(0, dtype=torch.long, device=heatmaps.device)
-    )
+    whole = torch.empty(0, dtype=torch.long, device=heatmaps.device)
+    order = constant_on(whole, _channels, indices, group)
     turned = heatmaps.index_select(1, order).flip(-1)
     if offsets:
-        turned = turned * table(_signs, (len(indices),), turned)[:, None, None]
+        turned = turned * constant_on(turned, _signs, len(indices))[:, None, None]
     return torch.cat([turned[..., :1], turned[..., :-1]], -1) if shift else turned
 
 # %% ../nbs/parts/520_flip.ipynb #ecb17899

@@ -16,7 +16,8 @@ import torch
 from pose_nb.codecs.codec import Codec
 from pose_nb.codecs.megvii import Megvii, encode_levels, level_kernels
 from pose_nb.codecs.msra import MSRA
-from pose_nb.codecs.peaks import around, blur, find_peaks, log_around, modulate
+from pose_nb.codecs.blurs import blur, log_around, modulate
+from pose_nb.codecs.peaks import around, find_peaks
 from pose_nb.codecs.udp import UDP
 from pose_nb.files import InputError
 
