@@ -33,7 +33,7 @@ LAYERS = [
     ["tables"],
     ["inference"],
     ["evaluation", "prediction", "tracking"],
-    ["training"],
+    ["run_state", "learner", "training"],
     ["demo", "cli"],
 ]
 LEAVES = ["viz", "synth", "lessons"]

@@ -136,6 +136,11 @@ class SuperviseUnits:
 
     stages: int
 
+    @property
+    def loss(self) -> StagedLoss:
+        """The loss of all units together."""
+        return units_loss(self.stages)
+
     def __call__(
         self,
         outputs: list[torch.Tensor],
@@ -148,8 +153,7 @@ class SuperviseUnits:
         targets, weights = encode_levels(
             keypoints, visible, codec.input_size, codec.heatmap_size, kernels
         )
-        loss = units_loss(self.stages)(outputs, targets, weights)
-        return loss, targets[-1], weights[-1]
+        return self.loss(outputs, targets, weights), targets[-1], weights[-1]
 
 # %% ../../nbs/parts/720_tables.recipes.ipynb #47973976
 @dataclass(frozen=True)
@@ -163,9 +167,8 @@ class Recipe:
     optimizer: Callable[[nn.Module, float], torch.optim.Optimizer] = Adam()
     augment: Augment | None = BODY
     late: tuple[int, Augment] | None = None  # (epoch, another augmentation from this epoch on)
-    supervise: Callable = (
-        Supervise()
-    )  # (outputs, keypoints, visible, codec) -> loss, target, weights
+    # (outputs, keypoints, visible, codec) -> loss, target, weights
+    supervise: Callable = Supervise()
     clip: float | None = None  # largest norm of all gradients together
     ema: float | None = None  # momentum of the averaged weights
 
