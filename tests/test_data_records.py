@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from pose_nb.tables import sets
-from pose_nb.data.custom import load_custom, split, to_coco
+from pose_nb.data.custom import load_custom, split_records, to_coco
 from pose_nb.data.mpii import load_mpii
 from pose_nb.data.readers import load_coco, load_crowdpose, load_faces
 from pose_nb.data.records import Records
@@ -380,7 +380,7 @@ def test_custom_formats_agree(tmp_path):
             other.skeleton.flip_pairs == (("left_ear", "right_ear"),)
             and other.image_files == table.image_files
         )
-    train, val = split(table, 0.5)
+    train, val = split_records(table, 0.5)
     assert len(train) == len(val) == 1 and train.image_ids[0] != val.image_ids[0]
 
 
