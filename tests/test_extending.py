@@ -1,0 +1,92 @@
+"""What a newcomer adds in how few lines: a data set, a metric."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import pose_nb
+from data_images import picture
+from pose_nb.data.records import from_boxes
+from pose_nb.files import read_json, write_json
+from pose_nb.skeletons import Skeleton
+from pose_nb.tables.benchmarks import COCO_AP, Benchmark, Measure
+from pose_nb.tables.sets import PoseSet
+
+BIRD = Skeleton(
+    "bird", ("beak", "left_wing", "right_wing"), flip_pairs=(("left_wing", "right_wing"),)
+)
+ROW = "coco/mobilenet-v2"  # any row: only its codec and crop are used, since nothing is trained
+
+
+@pytest.fixture
+def birds(tmp_path):
+    """A folder of two pictures with one bird each, as a COCO file and as a list of its own."""
+    images, annotations, rows = [], [], []
+    for i in (1, 2):
+        points = [[60, 40], [90.5, 70], [30, 72]]
+        Image.fromarray(picture(i, 120, 160)).save(tmp_path / f"{i}.png")
+        images.append(dict(id=i, file_name=f"{i}.png", width=160, height=120))
+        flat = np.c_[points, [2, 2, 2]].ravel().tolist()
+        annotations.append(
+            dict(id=i, image_id=i, category_id=1, bbox=[20, 30, 80, 50], area=4000, keypoints=flat)
+            | dict(iscrowd=0, num_keypoints=3)
+        )
+        rows.append(dict(picture=f"{i}.png", box=[20, 30, 100, 80], points=points))
+    category = dict(id=1, name="bird", keypoints=list(BIRD.keypoints))
+    coco = dict(images=images, annotations=annotations, categories=[category])
+    write_json(tmp_path / "birds.json", coco)
+    write_json(tmp_path / "list.json", rows)
+    return tmp_path
+
+
+def evaluate(benchmark, folder):
+    """The figures of the encoded and decoded truth, from files to figures."""
+    row = replace(pose_nb.get_row(ROW), benchmark=benchmark)
+    return pose_nb.evaluate(None, folder, row=row, oracle=True, progress=False)
+
+
+# ---------------------------------------------------------------- a data set: two lines
+
+
+def test_a_data_set_in_cocos_format(birds):
+    data = PoseSet("birds", BIRD, "birds", {"val": "birds.json"}, images="")
+    table = Benchmark("Birds", data, COCO_AP, splits={"AP": "val"})
+
+    assert evaluate(table, birds)["AP"] == 1
+    assert table.table_figures({"val": {"AP": 0.5}}) == {"AP": 0.5}
+
+
+def read_birds(annotation_file, image_dir, skeleton):
+    """The one new file of a data set with a format of its own: a function from it to records."""
+    rows = read_json(annotation_file, list)
+    files = [str(image_dir / row["picture"]) for row in rows]
+    ids, ones = range(len(rows)), np.ones((len(rows), len(skeleton)))
+    boxes, points = ([row[key] for row in rows] for key in ("box", "points"))
+    return from_boxes(skeleton, files, ids, ids, boxes, points, ones, np.ones(len(rows)))
+
+
+def test_a_data_set_with_a_format_of_its_own(birds):
+    data = PoseSet("birds", BIRD, "birds", {"val": "list.json"}, images="", read=read_birds)
+    table = Benchmark("Birds", data, Measure(wing_miss, "miss", lower_is_better=True))
+
+    assert evaluate(table, birds)["miss"] < 1
+
+
+# ---------------------------------------------------------------- a metric: a function and a line
+
+
+def wing_miss(records, poses, truth, nms):
+    """How many pixels the wings are off, on average; and nothing to save."""
+    wings = [BIRD.index(name) for name in ("left_wing", "right_wing")]
+    off = np.linalg.norm(poses.keypoints - records.keypoints, axis=-1)[:, wings]
+    return {"miss": float(off.mean())}, []
+
+
+def test_a_metric(birds):
+    measure = Measure(wing_miss, "miss", lower_is_better=True)
+
+    data = PoseSet("birds", BIRD, "birds", {"val": "birds.json"}, images="")
+    assert 0 < evaluate(Benchmark("Birds", data, measure), birds)["miss"] < 1
+    assert measure.better(2.0, 3.0) and not measure.better(3.0, 2.0)
