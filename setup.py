@@ -26,7 +26,7 @@ setup(
     keywords=project["keywords"],
     python_requires=f">={project['min_python']}",
     packages=find_packages(include=["pose_nb", "pose_nb.*"]),
-    package_data={"pose_nb": ["py.typed"]},
+    package_data={"pose_nb": ["py.typed", "tables/facts.csv"]},
     install_requires=lines("requirements"),
     extras_require={
         extra: lines(f"{extra}_requirements") for extra in ("notebooks", "site", "dev")

@@ -36,11 +36,8 @@ def shared_networks(rows):
     heatmap size."""
     groups = {}
     for row in rows:
-        builder = row.backbone
         key = (
-            getattr(builder, "func", builder),
-            tuple(getattr(builder, "keywords", {}).items()),
-            row.network.head,
+            row.network,
             len(row.skeleton),
             row.codec.channels_per_keypoint,
             row.codec.input_size,

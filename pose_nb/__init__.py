@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 try: __version__ = version("pose_nb")
 except PackageNotFoundError: __version__ = "0+source"
 
-_HOME = {"list_models": "tables.zoo", "get_row": "tables.zoo", "create_model": "tables.zoo", "predict": "prediction", "evaluate": "evaluation", "train": "training"}
+_HOME = {"list_models": "tables.facts", "get_row": "tables.zoo", "create_model": "tables.zoo", "predict": "prediction", "evaluate": "evaluation", "train": "training"}
 __all__ = [*_HOME, "__version__"]
 
 

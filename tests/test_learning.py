@@ -57,7 +57,7 @@ NEVER_RUN = {"hourglass52": "backbone.inters.0."}
 
 
 def name(row):
-    return getattr(row.backbone, "func", row.backbone).__name__
+    return row.network.__name__
 
 
 def reduced(row, size=None):

@@ -119,7 +119,7 @@ def test_the_comparison_can_fail():
 
 
 def test_rows_exist():
-    from pose_nb.tables.zoo import list_models
+    from pose_nb.tables.facts import list_models
 
     named = {
         word.strip("'\"")
