@@ -1,18 +1,24 @@
-"""What a newcomer adds in how few lines: a data set, a metric."""
+"""What a newcomer adds in how few lines: a data set, a metric, a family, a row."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 
 import pose_nb
 from data_images import picture
 from pose_nb.data.records import from_boxes
 from pose_nb.files import read_json, write_json
 from pose_nb.skeletons import Skeleton
-from pose_nb.tables.benchmarks import COCO_AP, Benchmark, Measure
+from pose_nb.tables.benchmarks import COCO, COCO_AP, Benchmark, Measure
+from pose_nb.tables.networks import Network, deconv_head
+from pose_nb.tables.recipes import Recipe
+from pose_nb.tables.rows import Row, diff
 from pose_nb.tables.sets import PoseSet
+from pose_nb.weights.loading import export_mmpose, load_weights
 
 BIRD = Skeleton(
     "bird", ("beak", "left_wing", "right_wing"), flip_pairs=(("left_wing", "right_wing"),)
@@ -90,3 +96,53 @@ def test_a_metric(birds):
     data = PoseSet("birds", BIRD, "birds", {"val": "birds.json"}, images="")
     assert 0 < evaluate(Benchmark("Birds", data, measure), birds)["miss"] < 1
     assert measure.better(2.0, 3.0) and not measure.better(3.0, 2.0)
+
+
+# ---------------------------------------------------------------- a family: one module, two lines
+
+
+class Patches(nn.Module):
+    """A backbone in its own module: its channels, and images to a list of maps."""
+
+    channels = (8,)
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 8, 32, stride=32)
+
+    def forward(self, images):
+        return [self.layer(images)]
+
+
+PUBLISHED_NAMES = ((r"^layer\.", "patches."),)  # if others have published weights of it
+
+
+def patches():
+    return Network(Patches, deconv_head, PUBLISHED_NAMES)
+
+
+def patches_row():
+    return Row("birds/patches", COCO, patches, pose_nb.get_row(ROW).codec, Recipe())
+
+
+def test_a_family(tmp_path):
+    row = patches_row()
+
+    model = row.create().eval()
+    heatmaps = model(torch.zeros(1, 3, 256, 192))
+    assert heatmaps.shape == (1, 17, 64, 48)
+    assert "random weights" in str(row) and "published" not in str(row)
+    names = patches().names
+    export_mmpose(model, tmp_path / "x.pth", names)
+    other = row.create(tmp_path / "x.pth").eval()
+    assert torch.equal(other(torch.zeros(1, 3, 256, 192)), heatmaps)
+    assert load_weights(other, tmp_path / "x.pth", names).renamed["backbone.patches.bias"]
+
+
+def test_one_changed_argument():
+    row = pose_nb.get_row("coco/resnet-50")
+
+    dark = replace(row, id="mine/resnet-50-dark", codec=replace(row.codec, unbiased=True))
+
+    assert list(diff(row, dark)) == ["id", "codec.unbiased"]
+    assert list(diff(row, replace(row, network=patches))) == ["network"]
