@@ -1,4 +1,4 @@
-"""The twelve skeletons against recorded facts, and custom ones with everything that can be wrong in them."""
+"""The twelve skeletons against recorded facts, and custom ones with all that can be wrong in them."""
 
 import dataclasses
 import hashlib
@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from pose_nb.files import InputError
-from pose_nb.skeletons import ALL, COCO, DEFAULT_SIGMA, Skeleton, estimate_sigmas, mirror_pairs
+from pose_nb.skeleton import DEFAULT_SIGMA, Skeleton, mirror_pairs
+from pose_nb.skeletons import ALL, COCO, estimate_sigmas
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "skeletons.json").read_text())["skeletons"]
 
@@ -116,12 +117,52 @@ def test_mirror_pairs():
         ({"keypoints": ["a"], "colours": []}, "colors"),
         ({"links": []}, "missing"),
         ([], "dictionary"),
+        ({"keypoints": ["a"], "name": 7}, "is no text"),
+        ({"keypoints": ["a"], "name": ["a"]}, "is no text"),
+        ({"keypoints": ["a"], "sigmas": [10**400]}, "list of 1 numbers"),
+        ({"keypoints": ["a"], "sigmas": 7}, "list of 1 numbers"),
+        ({"keypoints": ["a"], "joint_weights": 7}, "list of 1 numbers"),
+        ({"keypoints": ["a"], "colors": 7}, "1 colours"),
+        ({"keypoints": ["a"], "colors": "R"}, "1 colours"),
+        ({"keypoints": ["a"], "upper_body": [["a"]]}, "list of names"),
+        ({"keypoints": ["a", "b"], "links": [[["a"], "b"]]}, "no keypoint"),
+        ({"keypoints": ["a", "b"], "links": [[True, 0]]}, "no keypoint"),
+        ({"keypoints": ["k" * 10**7, "k" * 10**7]}, "more than once"),
+        ({"keypoints": ["a"], "links": [["k" * 10**7, "a"]]}, "no keypoint"),
+        ({"keypoints": [str(i) for i in range(100_000)], "sigmas": [0.1]}, "for 100000 keypoints"),
     ],
 )
 def test_mistakes(values, message):
     with pytest.raises(InputError, match=message) as caught:
         Skeleton.from_dict(values, "x.json")
-    assert "x.json" in str(caught.value)
+    assert "x.json" in str(caught.value) and len(str(caught.value)) < 1500
+
+
+@pytest.mark.parametrize(
+    "category",
+    [
+        {"keypoints": 5},
+        {"keypoints": {"a": 1}},
+        {"keypoints": ["a", "b"], "skeleton": 5},
+        {"keypoints": ["a", "b"], "skeleton": {"a": "b"}},
+        {"keypoints": ["a", "b"], "skeleton": [[1.0, 2]]},
+        {"keypoints": ["a", "b"], "skeleton": [[True, 2]]},
+        {"keypoints": ["a", "b"], "skeleton": [1]},
+        {"keypoints": ["a", "b"], "name": {}},
+        {"keypoints": ["a", "b"], "sigmas": "ab"},
+        [],
+        None,
+    ],
+)
+def test_mistakes_in_a_category(category, tmp_path):
+    with pytest.raises(InputError, match="x.json"):
+        Skeleton.from_coco_category(category, source="x.json")
+    (tmp_path / "x.json").write_text(json.dumps({"categories": [category]}))
+    with pytest.raises(InputError, match="x.json"):
+        Skeleton.from_file(tmp_path / "x.json")
+    (tmp_path / "x.json").write_text(json.dumps({"categories": category}))
+    with pytest.raises(InputError, match="x.json"):
+        Skeleton.from_file(tmp_path / "x.json")
 
 
 def test_files(tmp_path):
