@@ -1,4 +1,4 @@
-"""The twelve skeletons against recorded facts, and custom ones with all that can be wrong in them."""
+"""The twelve skeletons against recorded facts, and custom ones with all that can be wrong."""
 
 import dataclasses
 import hashlib
