@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['print_stages', 'cost_table', 'stage_table', 'published_figures', 'show_names', 'seen_by', 'extent', 'opened',
-           'show_seen', 'channels_seen', 'People', 'three_people', 'learn_by_heart', 'distances', 'show_people',
-           'seconds']
+           'show_seen', 'channels_seen', 'People', 'synthetic_people', 'three_people', 'learn_by_heart', 'distances',
+           'show_people', 'seconds']
 
 # %% ../nbs/parts/970_lessons.ipynb #a58088ad
 import time
@@ -210,12 +210,17 @@ def _one_person(seed: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarra
     return crop_image(image, center, scale, 0, size), np.c_[inside, points[:, 2] > 0]
 
 # %% ../nbs/parts/970_lessons.ipynb #6ec83ea9
-def three_people(size: tuple[int, int]) -> People:
-    """Three synthetic people with COCO's keypoints, always the same: crops of `size` = (w, h)."""
-    crops, points = zip(*[_one_person(seed, size) for seed in range(3)])
+def synthetic_people(count: int, size: tuple[int, int]) -> People:
+    """Synthetic people with COCO's keypoints, always the same: crops of `size` = (w, h)."""
+    crops, points = zip(*[_one_person(seed, size) for seed in range(count)])
     keypoints = torch.tensor(np.stack(points), dtype=torch.float32)
     images = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2)
     return People(images, keypoints[..., :2], keypoints[..., 2])
+
+
+def three_people(size: tuple[int, int]) -> People:
+    """The first three of `synthetic_people`."""
+    return synthetic_people(3, size)
 
 # %% ../nbs/parts/970_lessons.ipynb #d2ef2c71
 def learn_by_heart(

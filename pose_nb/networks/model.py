@@ -6,26 +6,27 @@
 __all__ = ['PoseModel']
 
 # %% ../../nbs/parts/330_networks.model.ipynb #9ea5bb09
+import torch
 from torch import nn
 
 # %% ../../nbs/parts/330_networks.model.ipynb #9d14a117
 class PoseModel(nn.Module):
     """A pose network: `head(backbone(images))`.
 
-    model(images): normalised RGB images (B, 3, H, W) -> heatmaps (B, K, h, w) of the last stage,
-    the ones to decode.
-    model.stages(images): list of the heatmaps of all supervised stages, in order; the last is the
-    result. The same as
-    model(images, all_stages=True), which is what a wrapper for several GPUs can call.
+    model(images): normalised RGB (B, 3, H, W) -> heatmaps (B, K, h, w) of the last stage, the ones
+    to decode. model.stages(images): a list with those of all supervised stages, the last is the
+    result; `model(images, all_stages=True)` is the same for a wrapper that only calls.
     """
 
-    def __init__(self, backbone, head):
+    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
         super().__init__()
         self.backbone, self.head = backbone, head
 
-    def forward(self, images, all_stages=False):
+    def forward(
+        self, images: torch.Tensor, all_stages: bool = False
+    ) -> torch.Tensor | list[torch.Tensor]:
         outputs = self.head(self.backbone(images))
         return outputs if all_stages else outputs[-1]
 
-    def stages(self, images):
+    def stages(self, images: torch.Tensor) -> list[torch.Tensor]:
         return self(images, all_stages=True)
