@@ -1,8 +1,9 @@
-"""Image reading, the warp, and the pixel changes against recorded bytes; robustness of image files."""
+"""Image reading, the warp and the pixel changes against recorded bytes; broken image files."""
 
 import hashlib
 import io
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +14,15 @@ import torch
 from PIL import Image
 
 from data_images import picture
-from pose_nb.data.crop import ImageError, check_images, crop_image, normalise, read_image, warp
+from pose_nb.data.crop import (
+    ImageError,
+    check_images,
+    crop_image,
+    normalise,
+    read_image,
+    read_image_size,
+    warp,
+)
 from pose_nb.data.pixels import (
     CSPNEXT,
     CSPNEXT_LATE,
@@ -156,6 +165,27 @@ def test_cut_files(files, name, share):
     (folder / name).write_bytes(data[: int(len(data) * share)])
     with pytest.raises(InputError, match=name):
         read_image(folder / name)
+
+
+def test_pipes_and_huge_files_are_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with open(tmp_path / "sparse.jpg", "wb") as file:
+        file.truncate(2**40)
+    for name, word in (("pipe.jpg", "pipe or device"), ("sparse.jpg", "1,099,511,627,776 bytes")):
+        with pytest.raises(ImageError, match=word):
+            read_image(tmp_path / name)
+
+
+def test_the_size_comes_from_the_header(files):
+    folder, image = files
+    for name in ("a.jpg", "a.png"):
+        assert read_image_size(folder / name) == image.shape[1::-1]
+    data = (folder / "a.jpg").read_bytes()
+    (folder / "a.jpg").write_bytes(data[: len(data) // 2])
+    assert read_image_size(folder / "a.jpg") == image.shape[1::-1]
+    for name in ("none.jpg", "."):
+        with pytest.raises(ImageError):
+            read_image_size(folder / name)
 
 
 def test_thumbnail_does_not_hide_a_cut(tmp_path):

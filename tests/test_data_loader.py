@@ -1,4 +1,4 @@
-"""The data set and its loader: contract, determinism over workers and restarts, errors from workers."""
+"""The data set and its loader: contract, same batches for any number of workers, errors."""
 
 import multiprocessing
 

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import os
 import sys
 import zipfile
 from pathlib import Path
@@ -15,7 +14,6 @@ from pose_nb.tables.sets import SETS
 from pose_nb.files import InputError, write_json
 
 RECIPES = Path(__file__).parent.parent / "data_recipes"
-REFERENCE = os.environ.get("POSE_NB_SAMPLES")
 
 
 def script(name):
@@ -81,6 +79,13 @@ def test_check_reports_differences(tmp_path, capsys):
     )
 
 
+def test_check_says_who_needs_a_detectors_boxes(tmp_path, capsys):
+    check = script("check")
+    for name, who in (("coco", "the"), ("humanart", "one table's"), ("posetrack18", "no")):
+        check.main([name, str(tmp_path)])
+        assert f"({who} published figures use them)" in capsys.readouterr().out
+
+
 def test_coco_unpacks(tmp_path, capsys):
     coco(tmp_path / "source")
     (tmp_path / "zips").mkdir()
@@ -135,14 +140,13 @@ def test_wflw(tmp_path, capsys):
         script("wflw/prepare").read_list(lists / "list_98pt_test" / "list_98pt_test_blur.txt")
 
 
-@pytest.mark.skipif(not REFERENCE, reason="set POSE_NB_SAMPLES to a folder of samples to run")
-def test_wflw_centres_of_published_files():
-    for name, function in (("wflw", script("wflw/prepare").center_scale),):
-        content = json.loads((Path(REFERENCE) / "samples" / name / f"test_{name}.json").read_text())
-        for a in content["annotations"]:
-            center, scale = function(np.array(a["keypoints"]).reshape(-1, 3)[:, :2])
-            assert center == a["center"] and abs(scale - a["scale"]) < 1e-9
-    for face in sorted((Path(REFERENCE) / "helen_afw_68pt" / "originals").rglob("*.pts")):
+def test_published_files(samples):
+    content = json.loads((samples / "samples" / "wflw" / "test_wflw.json").read_text())
+    for a in content["annotations"]:
+        points = np.array(a["keypoints"]).reshape(-1, 3)[:, :2]
+        center, scale = script("wflw/prepare").center_scale(points)
+        assert center == a["center"] and abs(scale - a["scale"]) < 1e-9
+    for face in sorted((samples / "helen_afw_68pt" / "originals").rglob("*.pts")):
         assert script("300w/prepare").read_pts(face).shape == (68, 2)
 
 
