@@ -59,7 +59,7 @@ def flip_heatmaps(
 # %% ../nbs/parts/520_flip.ipynb #48291489
 def _last(output: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:
     """The last of a list of heatmaps, or the heatmaps themselves, widened to float32 at least."""
-    maps = output[-1] if isinstance(output, (list, tuple)) else output
+    maps = output if isinstance(output, torch.Tensor) else output[-1]
     return maps if maps.dtype in (torch.float32, torch.float64) else maps.float()
 
 

@@ -1,4 +1,4 @@
-"""The project's shape: what imports what, notebooks and modules in step, lines and cells that breathe."""
+"""The project's shape: what imports what, notebooks and modules in step, short lines and cells."""
 
 import ast
 import importlib
@@ -292,7 +292,7 @@ def test_exported_modules_are_small():
 
 
 def test_exported_lines_are_short():
-    """As in the notebooks; only the list of names is wrapped by the exporter, at a width of its own."""
+    """As in the notebooks; the exporter wraps the list of names alone, at a width of its own."""
     for module in MODULES:
         text = path_of(module).read_text(encoding="utf-8")
         text = re.sub(r"^__all__ = \[.*?\]$", "", text, flags=re.M | re.S)

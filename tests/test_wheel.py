@@ -15,10 +15,9 @@ ROOT = Path(__file__).parent.parent
 def wheel(tmp_path_factory):
     """The wheel, built from a copy so that no build folder is left in the project."""
     work = tmp_path_factory.mktemp("wheel")
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "--", "pose_nb", "*.toml", "*.ini", "*.md", "setup.py"],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
+    wanted = ["pose_nb", "*.toml", "*.ini", "*.md", "setup.py"]
+    command = ["git", "ls-files", "-co", "--exclude-standard", "--", *wanted]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:
         pytest.skip("not a git checkout")
     for name in listed.stdout.splitlines():
