@@ -1,6 +1,6 @@
-"""Values for every entry of a network's state dict, made from its published name: a network can be compared without any weight file.
+"""Values for every entry of a network, made from its published name: no weight file is needed.
 
-The rule (names, streams, spreads) is the one under which the figures in networks.json were recorded.
+The rule (names, streams, spreads) is the one under which networks.json was recorded.
 """
 
 import zlib
@@ -9,7 +9,8 @@ import numpy as np
 
 
 def fill(name, shape, gain):
-    """Value of the entry `name` with this shape: float32 (int64 zeros for counters), or None for index tables, which a network makes itself."""
+    """Value of the entry `name`: float32, int64 zeros for counters, None for index tables, which a
+    network makes itself."""
     last = name.rsplit(".", 1)[-1]
     if last == "num_batches_tracked":
         return np.zeros(shape, np.int64)
