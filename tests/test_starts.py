@@ -1,6 +1,6 @@
-"""ImageNet starts: every library network whose weights a backbone names must fit it, and give the same features where that can be compared."""
+"""ImageNet starts: a library's weights fit the network that names them, and give its features."""
 
-from types import SimpleNamespace
+from functools import partial
 
 import pytest
 import timm
@@ -8,25 +8,22 @@ import torch
 import torchvision
 from torch import nn
 
-import pose_nb.weights.starts
-from pose_nb.backbones import (
-    cspnext,
-    hrnet,
-    mobilenetv2,
-    mspn,
-    pvt,
-    resnest,
-    resnet,
-    resnetv1d,
-    resnext,
-    seresnet,
-    shufflenetv2,
-    swin,
-    vitpose,
-)
+from pose_nb.backbones import mobilenetv2, mspn, pvt, resnet, resnetv1d, seresnet, swin, vitpose
 from pose_nb.files import InputError
-from pose_nb.weights.starts import library_name, load_start, start
-from pose_nb.weights.loading import published_names
+from pose_nb.tables import networks
+from pose_nb.tables.rows import start_model
+from pose_nb.tables.zoo import ROWS, get_row
+from pose_nb.weights.loading import export_mmpose
+from pose_nb.weights.names import published_names
+from pose_nb.weights.starts import (
+    Authors,
+    Timm,
+    Torchvision,
+    go_on,
+    load_start,
+    read_start,
+    start,
+)
 
 
 class Only(nn.Module):
@@ -35,88 +32,99 @@ class Only(nn.Module):
         self.backbone = backbone
 
 
-TIMM = [
-    resnetv1d.resnetv1d50,
-    seresnet.seresnet50,
-    resnext.resnext101,
-    resnest.resnest50,
-    hrnet.hrnetv2_w18,
-    hrnet.hrnet_w32,
-    cspnext.cspnext_tiny,
-    swin.swin_tiny,
-    vitpose.vit_base,
+def library(imagenet):
+    """The library's network, with random weights."""
+    if isinstance(imagenet, Torchvision):
+        builder, _, _ = imagenet.name.partition("_Weights.")
+        return torchvision.models.get_model_builder(builder)()
+    return timm.create_model(imagenet.name.split(".")[0])
+
+
+def begun(network, model, tensors):
+    """`load_start` with what the network says."""
+    made = network()
+    adapt = made.imagenet.adapt if made.imagenet else None
+    return load_start(model, tensors, made.names, adapt)
+
+
+def sums(tensors):
+    """A fingerprint of each matrix, which no renaming or reordering changes."""
+    matrices = [v for k, v in tensors.items() if v.is_floating_point() and v.dim() > 1]
+    return {round(value.double().sum().item(), 6) for value in matrices}
+
+
+FITTING = [
+    networks.resnet50,
+    networks.mobilenetv2,
+    networks.shufflenetv2,
+    networks.resnext50,
+    networks.resnext101,
+    networks.resnetv1d50,
+    networks.seresnet50,
+    networks.resnest50,
+    networks.hrnet_w32,
+    networks.hrnetv2_w18,
+    networks.cspnext_tiny,
+    networks.swin_tiny,
+    networks.vitpose_base,
 ]
-VISION = {
-    resnet.resnet50: "resnet50",
-    mobilenetv2.mobilenetv2: "mobilenet_v2",
-    shufflenetv2.shufflenetv2: "shufflenet_v2_x1_0",
-    resnext.resnext50: "resnext50_32x4d",
-}
 
 
-def library(build):
-    source, name = library_name(SimpleNamespace(backbone=build))
-    if build in VISION:
-        return torchvision.models.get_model_builder(VISION[build])()
-    assert source == "timm"
-    return timm.create_model(name.split(".")[0])
-
-
-@pytest.mark.parametrize("build", [*TIMM, *VISION], ids=lambda b: b.__name__)
-def test_library_weights_fit(build):
-    model, network = Only(build()), library(build)
-    values = network.state_dict()
-    report = load_start(model, values, build)
+@pytest.mark.parametrize("network", FITTING, ids=lambda network: network.__name__)
+def test_library_weights_fit(network):
+    made = network()
+    model, values = Only(made.backbone()), library(made.imagenet).state_dict()
+    report = begun(network, model, values)
     assert len(report.loaded) > 0.95 * len(model.state_dict())
-    assert not [
-        k for k in report.kept if not k.endswith(("relative_position_index", "num_batches_tracked"))
-    ]
-    known = {
-        round(v.double().sum().item(), 6)
-        for v in values.values()
-        if v.is_floating_point() and v.dim() > 1
-    }
-    ours = {
-        round(v.double().sum().item(), 6)
-        for k, v in model.state_dict().items()
-        if v.is_floating_point() and v.dim() > 1 and "pos_embed" not in k
-    }
-    assert ours <= known  # each matrix is one of the library's, reordered at most
+    counters = ("relative_position_index", "num_batches_tracked")
+    assert all(key.endswith(counters) for key in report.kept)
+    ours = {k: v for k, v in model.state_dict().items() if "pos_embed" not in k}
+    assert sums(ours) <= sums(values)
+
+
+def test_every_start_is_one_that_the_library_has():
+    """Of all networks of the tables, with the bytes that only a download could show left out."""
+    kinds = {row.network: row.network().imagenet for row in ROWS}
+    for network, imagenet in kinds.items():
+        if isinstance(imagenet, Torchvision):
+            assert torchvision.models.get_weight(imagenet.name).url.endswith(".pth")
+        elif isinstance(imagenet, Timm):
+            assert timm.get_pretrained_cfg(imagenet.name), network.__name__
+    counts = [sum(isinstance(i, kind) for i in kinds.values()) for kind in (Torchvision, Timm)]
+    assert counts == [8, 19]
 
 
 @pytest.mark.parametrize(
-    "build",
+    "network",
     [
-        resnet.resnet50,
-        mobilenetv2.mobilenetv2,
-        shufflenetv2.shufflenetv2,
-        resnetv1d.resnetv1d50,
-        resnest.resnest50,
+        networks.resnet50,
+        networks.mobilenetv2,
+        networks.shufflenetv2,
+        networks.resnetv1d50,
+        networks.resnest50,
     ],
-    ids=lambda b: b.__name__,
+    ids=lambda network: network.__name__,
 )
-def test_features_are_the_librarys(build):
+def test_features_are_the_librarys(network):
     torch.manual_seed(0)
-    model, network, images = Only(build()).eval(), library(build).eval(), torch.randn(1, 3, 64, 64)
-    load_start(model, network.state_dict(), build)
+    made = network()
+    model, theirs, images = Only(made.backbone()), library(made.imagenet), torch.randn(1, 3, 64, 64)
+    begun(network, model, theirs.state_dict())
+    model.eval(), theirs.eval()
+    parts = {networks.resnet50: -2, networks.shufflenetv2: -1}
+    if network in parts:
+        features = nn.Sequential(*list(theirs.children())[: parts[network]])
+    else:
+        features = getattr(theirs, "features", None) or theirs.forward_features
     with torch.no_grad():
-        ours = model.backbone(images)[-1]
-        if build is resnet.resnet50:
-            theirs = nn.Sequential(*list(network.children())[:-2])(images)
-        elif build is shufflenetv2.shufflenetv2:
-            theirs = nn.Sequential(*list(network.children())[:-1])(images)
-        else:
-            theirs = (
-                network.features(images)
-                if hasattr(network, "features")
-                else network.forward_features(images)
-            )
-    assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()
+        ours, expected = model.backbone(images)[-1], features(images)
+    assert (ours - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
 def test_mspn():
     model, network = Only(mspn.mspn50(2)), torchvision.models.resnet50()
-    report = load_start(model, network.state_dict(), mspn.mspn50)
+    adapt = partial(mspn.from_resnet50, stages=2)
+    report = load_start(model, network.state_dict(), adapt=adapt)
     state = model.state_dict()
     for stage in range(2):
         assert torch.equal(
@@ -130,7 +138,7 @@ def test_mspn():
 
 def test_classifier_files_with_prefix(tmp_path):
     model, other = Only(resnetv1d.resnetv1d50()), Only(resnetv1d.resnetv1d50())
-    names = published_names(model, resnetv1d.resnetv1d50)
+    names = published_names(model.state_dict(), resnetv1d.PUBLISHED_NAMES)
     torch.save(
         {
             "state_dict": {
@@ -140,7 +148,7 @@ def test_classifier_files_with_prefix(tmp_path):
         },
         tmp_path / "x.pth",
     )
-    report = load_start(other, tmp_path / "x.pth", resnetv1d.resnetv1d50)
+    report = load_start(other, read_start(tmp_path / "x.pth"), resnetv1d.PUBLISHED_NAMES)
     assert all(
         torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values())
     ) and list(report.dropped) == ["head.fc.weight"]
@@ -149,11 +157,11 @@ def test_classifier_files_with_prefix(tmp_path):
 def test_plain_published_names(tmp_path):
     """Files such as hrnet_w32-36af842e.pth have the published names without a prefix."""
     model, other = Only(seresnet.seresnet50()), Only(seresnet.seresnet50())
-    names = published_names(model, seresnet.seresnet50)
+    names = published_names(model.state_dict(), seresnet.PUBLISHED_NAMES)
     load_start(
         other,
         {names[k].removeprefix("backbone."): v for k, v in model.state_dict().items()},
-        seresnet.seresnet50,
+        seresnet.PUBLISHED_NAMES,
     )
     assert all(
         torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values())
@@ -200,7 +208,7 @@ def test_pvt_authors_names():
         "norm.bias": torch.ones(512),
         "head.weight": torch.ones(3, 512),
     }
-    load_start(model, theirs, pvt.pvt_small)
+    begun(networks.pvt_small, model, theirs)
     state = model.state_dict()
     for key, value in expected.items():
         assert torch.equal(state["backbone." + key], value), key
@@ -217,8 +225,9 @@ def test_swin_authors_names():
         authors[key] = value
     authors["layers.0.blocks.1.attn_mask"] = torch.ones(2, 2)
     a, b = Only(swin.swin_tiny()), Only(swin.swin_tiny())
-    load_start(a, {**authors, "head.weight": torch.ones(3, 768)}, swin.swin_tiny)
-    load_start(b, values, swin.swin_tiny)
+    report = begun(networks.swin_tiny, a, {**authors, "head.weight": torch.ones(3, 768)})
+    assert report.dropped == {"head.weight": "of the classifier"}
+    begun(networks.swin_tiny, b, values)
     assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values()))
 
 
@@ -228,77 +237,109 @@ def test_refusals():
     before = {k: v.clone() for k, v in model.state_dict().items()}
     for change, message in [
         ({"layer1.0.conv1.weight": None}, "layer1.0.conv1.weight gets no value"),
-        ({"stem.weight": torch.ones(1)}, "stem.weight of the file"),
+        ({"stem.weight": torch.ones(1)}, "'stem.weight' of the file"),
         (
             {"conv1.weight": torch.ones(64, 3, 3, 3)},
             r"\(64, 3, 3, 3\) in the file, \(64, 3, 7, 7\)",
         ),
-        ({"bn1.bias": torch.full((64,), float("nan"))}, "bn1.bias has values that are NaN"),
+        ({"bn1.bias": torch.full((64,), float("nan"))}, "bn1.bias has 64 values that are NaN"),
     ]:
         with pytest.raises(InputError, match=message):
             load_start(
                 model,
                 {k: v for k, v in {**good, **change}.items() if v is not None},
-                resnet.resnet50,
             )
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
-    report = load_start(
-        model, good | {"conv1.weight": torch.ones(64, 3, 3, 3)}, resnet.resnet50, leave=("conv1.",)
-    )
+    report = load_start(model, good | {"conv1.weight": torch.ones(64, 3, 3, 3)}, leave=("conv1.",))
     assert "conv1.weight" in report.kept and torch.equal(
         model.state_dict()["backbone.conv1.weight"], before["backbone.conv1.weight"]
     )
 
 
-def test_start_of_a_row(tmp_path, monkeypatch):
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache, and no mirrors."""
     monkeypatch.setenv("POSE_NB_CACHE", str(tmp_path))
     monkeypatch.delenv("POSE_NB_MIRROR", raising=False)
+    return tmp_path
+
+
+def test_the_published_file_comes_first_then_the_library(cache):
     values = torchvision.models.resnet50().state_dict()
-    row = SimpleNamespace(
-        id="coco/resnet-50", starts_from="my_resnet50.pth", backbone=resnet.resnet50
+    torch.save(values, cache / "resnet50-0676ba61.pth")
+
+    class Offline(Torchvision):
+        def fetch(self):
+            return values, "resnet50-0676ba61.pth"
+
+    imagenet = Offline("ResNet50_Weights.IMAGENET1K_V1")
+    torch.save(values, cache / "my_resnet50.pth")
+    assert start(Only(resnet.resnet50()), "my_resnet50.pth", imagenet).source.endswith(
+        "my_resnet50.pth"
     )
-    monkeypatch.setattr(
-        pose_nb.weights.starts,
-        "_from_library",
-        lambda source, name: (values, "resnet50-0676ba61.pth"),
-    )
-    assert "in place of my_resnet50.pth" in start(Only(resnet.resnet50()), row).source
-    row.starts_from = "resnet50-0676ba61.pth"
-    assert start(Only(resnet.resnet50()), row).source == "torchvision's resnet50-0676ba61.pth"
-    torch.save(values, tmp_path / "my_resnet50.pth")
-    row.starts_from = "my_resnet50.pth"
-    assert start(Only(resnet.resnet50()), row).source == str(tmp_path / "my_resnet50.pth")
-    row.starts_from = ""
-    assert start(Only(resnet.resnet50()), row).loaded == []
-    with pytest.raises(InputError, match="no library"):
-        start(
-            Only(pvt.pvt_small()),
-            SimpleNamespace(id="coco/pvt-s", starts_from="pvt_small.pth", backbone=pvt.pvt_small),
-        )
+    (cache / "my_resnet50.pth").unlink()
+    source = start(Only(resnet.resnet50()), "my_resnet50.pth", imagenet).source
+    assert source == "offline's resnet50-0676ba61.pth, in place of my_resnet50.pth"
+    with pytest.raises(InputError, match="SHA-256"):  # found, but not what its name says
+        start(Only(resnet.resnet50()), "resnet50-0676ba61.pth", imagenet)
+    with pytest.raises(InputError, match="no library has weights"):
+        start(Only(resnet.resnet50()), "other.pth", None)
+    with pytest.raises(InputError, match="github.com/whai362/PVT"):
+        start(Only(pvt.pvt_small()), "pvt_small.pth", networks.pvt_small().imagenet)
+    assert isinstance(networks.pvt_small().imagenet, Authors)
 
 
-def test_going_on_from_a_pose_network(tmp_path, monkeypatch):
+def test_a_row_hands_its_start_over(cache):
+    row = get_row("coco/mobilenet-v2")
+    values = torchvision.models.mobilenet_v2().state_dict()
+    torch.save(values, cache / "classifier.pth")
+    model = row.create()
+    report = start_model(row, model, cache / "classifier.pth")
+    assert not report.kept and model.backbone.features[0][0].weight.equal(
+        values["features.0.0.weight"]
+    )
+    assert start_model(get_row("coco/litehrnet-18"), model).loaded == []  # begins at random
+    with pytest.raises(InputError, match="was not found"):
+        start_model(get_row("jhmdb/resnet-50"), model)  # goes on from MPII's
+
+
+def test_a_wider_stem_is_left_out(cache):
+    """ResNeSt-101's ImageNet files have one; the published training kept its own stem random."""
+    network = networks.resnest101()
+    model, values = Only(network.backbone()), library(network.imagenet).state_dict()
+    torch.save(values, cache / "resnest101.pth")
+    report = start(model, "resnest101.pth", network.imagenet, network.names)
+    assert report.kept and all(key.startswith(network.imagenet.leave) for key in report.kept)
+
+
+def test_positions_of_a_masked_autoencoder():
+    """Published names, a class token and a square grid."""
+    model, other = Only(vitpose.ViT(48, 2, 3)), vitpose.ViT(48, 2, 3, image_size=(224, 224))
+    rules = vitpose.PUBLISHED_NAMES
+    names = published_names([f"backbone.{key}" for key in other.state_dict()], rules)
+    values = {
+        names[f"backbone.{key}"].removeprefix("backbone."): value
+        for key, value in other.state_dict().items()
+    }
+    values |= {"cls_token": torch.zeros(1, 1, 48), "pos_embed": torch.randn(1, 197, 48)}
+    report = load_start(model, values, rules, vitpose.from_timm)
+    expected = vitpose.resize_pos_embed(values["pos_embed"][:, 1:], (12, 16))
+    assert model.backbone.pos_embed.equal(expected) and list(report.dropped) == ["cls_token"]
+
+
+def test_going_on_from_a_pose_network(tmp_path):
     """JHMDB's 15 keypoints go on from MPII's 16: all but the last layer."""
-    from pose_nb.weights.loading import export_mmpose
-
-    monkeypatch.setenv("POSE_NB_CACHE", str(tmp_path))
-    monkeypatch.delenv("POSE_NB_MIRROR", raising=False)
+    rules = mobilenetv2.PUBLISHED_NAMES
 
     def net(keypoints):
         model = Only(mobilenetv2.mobilenetv2())
-        model.head = nn.ModuleDict(
-            {"final_layer": nn.Conv2d(8, keypoints, 1), "deconv": nn.Conv2d(8, 8, 1)}
-        )
+        last, deconv = nn.Conv2d(8, keypoints, 1), nn.Conv2d(8, 8, 1)
+        model.head = nn.ModuleDict({"final_layer": last, "deconv": deconv})
         return model
 
     source = net(16)
-    export_mmpose(source, tmp_path / "mpii.pth", mobilenetv2.mobilenetv2)
-    row = SimpleNamespace(
-        id="jhmdb/x", starts_from="", continues="mpii.pth", backbone=mobilenetv2.mobilenetv2
-    )
+    export_mmpose(source, tmp_path / "mpii.pth", rules)
     for keypoints, kept in ((15, ["head.final_layer.weight", "head.final_layer.bias"]), (16, [])):
         model = net(keypoints)
-        assert start(model, row).kept == kept
+        assert go_on(model, tmp_path / "mpii.pth", rules).kept == kept
         assert torch.equal(model.head["deconv"].weight, source.head["deconv"].weight)
-    with pytest.raises(InputError, match="was not found"):
-        start(net(15), SimpleNamespace(**{**vars(row), "continues": "other.pth"}))

@@ -72,7 +72,9 @@ def _best_reading(
         ) from None
     readings += _readings(adapted, own, rules)
     best = max(readings, key=lambda reading: len(reading.found))
-    left_out = [key for key in tensors if key not in adapted and re.search(_CLASSIFIER, key)]
+    used = {id(value) for value in adapted.values()}
+    rest = [key for key, value in tensors.items() if key not in adapted and id(value) not in used]
+    left_out = [key for key in rest if re.search(_CLASSIFIER, key)]
     return _Reading(best.found, list(dict.fromkeys(best.unused + left_out)))
 
 # %% ../../nbs/parts/650_weights.starts.ipynb #6debc72a
