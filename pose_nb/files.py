@@ -19,7 +19,14 @@ from typing import Any
 
 # %% ../nbs/parts/010_files.ipynb #7ec9db34
 class InputError(ValueError):
-    """Something handed in is wrong; the message names it, its origin and what would be right."""
+    """Something handed in is wrong; the message names it, its origin and what would be right.
+
+    A message of more than 4,000 characters is cut: nobody reads it, and it may be a file's content.
+    """
+
+    def __init__(self, message: object = ""):
+        text = str(message)
+        super().__init__(text if len(text) <= 4000 else text[:4000] + " …")
 
 # %% ../nbs/parts/010_files.ipynb #6a06cedf
 class _Brief(reprlib.Repr):
@@ -86,24 +93,24 @@ _DIGITS = bytes(ord("0") if chr(code) in "0123456789" else 0 for code in range(2
 
 
 def _json_text(path: Path) -> str:
-    """The text of a file; InputError if it is none, or holds a number of 300 digits or more."""
+    """The text of a file; InputError if it is none, or holds a number of more than 300 digits."""
+    where = shown(path, 300)
     try:
-        content = path.read_bytes() if b"\0" not in _beginning(path) else b"\xff"
+        with open(path, "rb") as file:
+            start = file.read(4096)
+            if b"\0" in start:
+                raise InputError(f"{where} is not a text file, so it cannot be JSON")
+            content = start + file.read()
         text = content.decode("utf-8")
     except UnicodeDecodeError:
-        raise InputError(f"{shown(path, 300)} is not a text file, so it cannot be JSON") from None
+        raise InputError(f"{where} is not a text file, so it cannot be JSON") from None
     except OSError as error:
-        raise InputError(f"{shown(path, 300)} cannot be read: {_reason(error)}") from None
-    at = content.translate(_DIGITS).find(b"0" * 300)
+        raise InputError(f"{where} cannot be read: {_reason(error)}") from None
+    at = content.translate(_DIGITS).find(b"0" * 301)
     if at >= 0:
         line = content.count(b"\n", 0, at) + 1
-        raise InputError(f"{shown(path, 300)}, line {line}: holds a number of more than 300 digits")
+        raise InputError(f"{where}, line {line}: holds a number of more than 300 digits")
     return text
-
-
-def _beginning(path: Path) -> bytes:
-    with open(path, "rb") as file:
-        return file.read(4096)
 
 # %% ../nbs/parts/010_files.ipynb #c7bc12ea
 def read_json(path: str | Path, kind: type | tuple[type, ...] = dict) -> Any:
@@ -113,30 +120,32 @@ def read_json(path: str | Path, kind: type | tuple[type, ...] = dict) -> Any:
     infinite, with their line.
     """
     text = _json_text(existing_file(path, "a JSON file"))
-    path = shown(Path(path), 300)
+    where = shown(Path(path), 300)
 
-    def refuse(word):
+    def refuse(word: str) -> None:
         line = text.count("\n", 0, text.find(word)) + 1
         raise InputError(
-            f"{path}, line {line}: holds {word[:30]}, which is not a finite number; "
+            f"{where}, line {line}: holds {word[:30]}, which is not a finite number; "
             "every coordinate and score must be one"
         )
 
-    def finite(word):
+    def finite(word: str) -> float:
         number = float(word)
-        return number if math.isfinite(number) else refuse(word)
+        if not math.isfinite(number):
+            refuse(word)
+        return number
 
     try:
         value = json.loads(text, parse_constant=refuse, parse_float=finite)
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
-        raise InputError(f"{path}, {place}: not valid JSON ({error.msg})") from None
+        raise InputError(f"{where}, {place}: not valid JSON ({error.msg})") from None
     except RecursionError:
-        raise InputError(f"{path}: nested too deeply to be an annotation file") from None
+        raise InputError(f"{where}: nested too deeply to be an annotation file") from None
     if not isinstance(value, kind):
         kinds = kind if isinstance(kind, tuple) else (kind,)
         wanted = " or ".join(k.__name__ for k in kinds)
-        raise InputError(f"{path}: holds a {type(value).__name__} at the top; expected a {wanted}")
+        raise InputError(f"{where}: holds a {type(value).__name__} at the top; expected a {wanted}")
     return value
 
 # %% ../nbs/parts/010_files.ipynb #2d3e1d1e
