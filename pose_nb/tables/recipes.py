@@ -161,7 +161,8 @@ class Recipe:
     """How a row is trained; a variation is `dataclasses.replace(recipe, lr=...)`."""
 
     lr: float = 5e-4
-    batch: int = 512  # images per update over all devices, to which `lr` belongs
+    batch: int = 512  # images per update of the published run, over all devices
+    base_batch: int | None = None  # to which `lr` belongs when it is scaled; None: `batch`
     epochs: int = 210
     schedule: Callable[[int, int, int], float] = Steps()
     optimizer: Callable[[nn.Module, float], torch.optim.Optimizer] = Adam()
@@ -171,16 +172,21 @@ class Recipe:
     supervise: Callable = Supervise()
     clip: float | None = None  # largest norm of all gradients together
     ema: float | None = None  # momentum of the averaged weights
+    eval_every: int = 10  # epochs between validations
+    eval_boxes: str | None = None  # "gt" or "det" in these; None: those of the table
+    sync_bn: bool = False  # batch norm over all processes, where there is more than one
+    seed: int | None = None  # where the published run fixed one
 
 # %% ../../nbs/parts/720_tables.recipes.ipynb #03d3e641
 def scaled_lr(recipe: Recipe, batch: int) -> tuple[float, str]:
     """The learning rate for `batch` images per update, and a sentence about it.
 
-    The linear scaling rule (Goyal et al., 2017): a batch n times smaller takes steps n times
-    smaller.
+    The published batch takes the published rate. Any other takes the linear scaling rule (Goyal et
+    al., 2017) from `base_batch`, as the reference does when it is asked to scale.
     """
-    lr = recipe.lr * batch / recipe.batch
-    how = "the recipe's own"
+    base = recipe.base_batch or recipe.batch
+    lr, how = recipe.lr, "as published"
     if batch != recipe.batch:
-        how = f"{recipe.lr:g} × {batch}/{recipe.batch}, the linear scaling rule"
+        lr *= batch / base
+        how = f"{recipe.lr:g} × {batch}/{base}, the linear scaling rule"
     return lr, f"learning rate {lr:.3g} ({how}); {batch} images per update"

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['BODY', 'SQUARE', 'LARGE', 'MSRA_BODY', 'DARK_BODY', 'UDP_BODY', 'MSRA_256', 'DARK_256', 'UDP_256', 'MSRA_15',
-           'MSRA_368', 'MSRA_CPM', 'MSRA_ALEX', 'MEGVII', 'ADAM_512', 'ADAM_256', 'LITE_512', 'MPII_512', 'MPII_256',
-           'MPII_128', 'MPII_NARROW', 'JHMDB_R50', 'JHMDB_CPM', 'POSETRACK', 'UNITS_1', 'UNITS_3', 'UNITS_4',
-           'FACE_512', 'FACE_AWING', 'COFW_60', 'FACE_256', 'HRFORMER', 'SWIN_L', 'VITPOSE_S', 'VITPOSE_B', 'VITPOSE_H',
-           'CSPNEXT_2048', 'CSPNEXT_TINY', 'CSPNEXT_512', 'COCO_ROWS', 'MPII_ROWS', 'MORE_BODY_ROWS', 'FACE_ROWS',
-           'ROWS', 'vit_layer', 'with_facts', 'get_row', 'create_model']
+           'MSRA_368', 'MSRA_CPM', 'MSRA_ALEX', 'MEGVII', 'ADAM_512', 'ADAM_256', 'ADAM_256_OF_512', 'LITE_512',
+           'MPII_512', 'MPII_256', 'MPII_128', 'MPII_NARROW', 'JHMDB_R50', 'JHMDB_CPM', 'POSETRACK', 'POSETRACK_DET',
+           'UNITS_1', 'UNITS_3', 'UNITS_4', 'FACE_512', 'FACE_AWING', 'COFW_60', 'FACE_256', 'HRFORMER', 'SWIN_L',
+           'VITPOSE_S', 'VITPOSE_B', 'VITPOSE_H', 'CSPNEXT_2048', 'CSPNEXT_TINY', 'CSPNEXT_512', 'CSPNEXT_MPII',
+           'COCO_ROWS', 'MPII_ROWS', 'MORE_BODY_ROWS', 'FACE_ROWS', 'ROWS', 'vit_layer', 'with_facts', 'get_row',
+           'create_model']
 
 # %% ../../nbs/parts/740_tables.zoo.ipynb #8a333132
 import difflib
@@ -42,7 +43,7 @@ from pose_nb.tables.benchmarks import (
     POSETRACK18,
     WFLW,
 )
-from .benchmarks import COCO_WHOLEBODY_FACE as WHOLEBODY
+from .benchmarks import COCO_WHOLEBODY_FACE as WHOLEBODY, MPII_AS_WRITTEN as MPII1
 from pose_nb.tables.recipes import (
     AdamW,
     FlatCosine,
@@ -70,19 +71,25 @@ MEGVII = Megvii(BODY, (48, 64), kernel_size=5)
 
 # %% ../../nbs/parts/740_tables.zoo.ipynb #b8db4477
 ADAM_512, ADAM_256 = Recipe(), Recipe(batch=256)
+ADAM_256_OF_512 = replace(ADAM_256, base_batch=512)  # ran with 256, its rate belongs to 512
 LITE_512 = Recipe(augment=augment.BODY_MILD)
 MPII_512 = Recipe(augment=augment.WHOLE)
-MPII_256, MPII_128 = replace(MPII_512, batch=256), replace(MPII_512, batch=128)
+MPII_256 = replace(MPII_512, batch=256)
+MPII_128 = replace(MPII_512, batch=128, base_batch=512)
 MPII_NARROW = Recipe(augment=augment.WHOLE_MILD)
-JHMDB_R50 = Recipe(epochs=20, schedule=Steps((8, 15)), augment=augment.SHIFT_MILD)
-JHMDB_CPM = Recipe(epochs=40, batch=256, schedule=Steps((20, 30)), augment=augment.SHIFT_MILD)
-POSETRACK = Recipe(epochs=20, schedule=Steps((10, 15)))
+_JHMDB = Recipe(augment=augment.SHIFT_MILD, eval_every=1)
+JHMDB_R50 = replace(_JHMDB, epochs=20, schedule=Steps((8, 15)))
+JHMDB_CPM = replace(_JHMDB, epochs=40, batch=256, schedule=Steps((20, 30)))
+POSETRACK = Recipe(epochs=20, schedule=Steps((10, 15)), eval_every=1)
+POSETRACK_DET = replace(POSETRACK, eval_boxes="det")  # though the table has annotated boxes
 UNITS_1 = Recipe(lr=5e-3, batch=256, supervise=SuperviseUnits(1))
 UNITS_3 = replace(UNITS_1, supervise=SuperviseUnits(3))
 UNITS_4 = replace(UNITS_1, supervise=SuperviseUnits(4))
 
 # %% ../../nbs/parts/740_tables.zoo.ipynb #75d117a8
-FACE_512 = Recipe(lr=2e-3, epochs=60, schedule=Steps((40, 55)), augment=augment.WHOLE_MILD)
+FACE_512 = Recipe(
+    lr=2e-3, epochs=60, schedule=Steps((40, 55)), augment=augment.WHOLE_MILD, eval_every=1
+)
 FACE_AWING = replace(FACE_512, supervise=Supervise(StagedLoss(adaptive_wing)))
 COFW_60 = replace(FACE_512, schedule=Steps((40,)))  # its second drop lies behind the schedule's end
 FACE_256 = replace(FACE_512, batch=256, augment=augment.SHIFT_MILD)
@@ -95,7 +102,8 @@ def vit_layer(name: str, layers: int) -> int:
     return layer_id(name, layers)
 
 
-HRFORMER = Recipe(batch=256, optimizer=AdamW(0.01, keep=("relative_position_bias_table",)))
+_HRFORMER = AdamW(0.01, keep=("relative_position_bias_table",))
+HRFORMER = Recipe(batch=256, optimizer=_HRFORMER, sync_bn=True)
 _SWIN = AdamW(0.01, keep=("absolute_pos_embed", "relative_position_bias_table", "norm"))
 SWIN_L = Recipe(batch=256, optimizer=_SWIN)
 
@@ -104,7 +112,7 @@ _VIT_S, _VIT_B, _VIT_H = (
     replace(_VIT, layer_decay=LayerDecay(decay, layers, vit_layer))
     for decay, layers in ((0.8, 12), (0.75, 12), (0.85, 32))
 )
-VITPOSE_S = Recipe(clip=1.0, optimizer=_VIT_S)
+VITPOSE_S = Recipe(clip=1.0, optimizer=_VIT_S, eval_boxes="det")
 VITPOSE_B = replace(VITPOSE_S, optimizer=_VIT_B)
 VITPOSE_H = replace(VITPOSE_S, optimizer=_VIT_H)
 
@@ -112,22 +120,28 @@ VITPOSE_H = replace(VITPOSE_S, optimizer=_VIT_H)
 CSPNEXT_2048 = Recipe(
     lr=4e-3,
     batch=2048,
+    base_batch=1024,
     schedule=FlatCosine(),
     optimizer=AdamW(0.05, flat=True),
     augment=CSPNEXT,
     late=(180, CSPNEXT_LATE),
     ema=2e-4,
+    sync_bn=True,
+    seed=21,
+    eval_boxes="gt",
 )
-CSPNEXT_TINY, CSPNEXT_512 = replace(CSPNEXT_2048, ema=None), replace(CSPNEXT_2048, batch=512)
+CSPNEXT_TINY = replace(CSPNEXT_2048, ema=None)
+CSPNEXT_512 = replace(CSPNEXT_2048, batch=512, base_batch=512, eval_boxes=None)
+CSPNEXT_MPII = replace(CSPNEXT_512, base_batch=1024, seed=None)
 
 # %% ../../nbs/parts/740_tables.zoo.ipynb #1c732707
 # fmt: off
 COCO_ROWS = (
     Row("coco/vitpose-h", COCO, nets.vitpose_huge, UDP_BODY, VITPOSE_H),
-    Row("coco/hrnet-w48-udp", COCO, nets.hrnet_w48, UDP_BODY, ADAM_256),
+    Row("coco/hrnet-w48-udp", COCO, nets.hrnet_w48, UDP_BODY, ADAM_256_OF_512),
     Row("coco/mspn-4-stg", COCO, nets.mspn50_4, MEGVII, UNITS_4, nms=None),
-    Row("coco/hrnet-w48-dark", COCO, nets.hrnet_w48, DARK_BODY, ADAM_256),
-    Row("coco/hrnet-w48", COCO, nets.hrnet_w48, MSRA_BODY, ADAM_256),
+    Row("coco/hrnet-w48-dark", COCO, nets.hrnet_w48, DARK_BODY, ADAM_256_OF_512),
+    Row("coco/hrnet-w48", COCO, nets.hrnet_w48, MSRA_BODY, ADAM_256_OF_512),
     Row("coco/hrformer-b", COCO, nets.hrformer_base, MSRA_BODY, HRFORMER),
     Row("coco/rsn-50-3x", COCO, nets.rsn50_3, MEGVII, UNITS_3, nms=None),
     Row("coco/cspnext-l", COCO, nets.cspnext_l, UDP_BODY, CSPNEXT_2048),
@@ -137,7 +151,7 @@ COCO_ROWS = (
     Row("coco/hrformer-s", COCO, nets.hrformer_small, MSRA_BODY, HRFORMER),
     Row("coco/swin-b", COCO, nets.swin_base, MSRA_BODY, ADAM_256),
     Row("coco/seresnet-101", COCO, nets.seresnet101, MSRA_BODY, ADAM_512),
-    Row("coco/scnet-101", COCO, nets.scnet101, MSRA_BODY, ADAM_256),
+    Row("coco/scnet-101", COCO, nets.scnet101, MSRA_BODY, ADAM_256_OF_512),
     Row("coco/resnet-101-dark", COCO, nets.resnet101, DARK_BODY, ADAM_512),
     Row("coco/cspnext-m", COCO, nets.cspnext_m, UDP_BODY, CSPNEXT_2048),
     Row("coco/resnetv1d-101", COCO, nets.resnetv1d101, MSRA_BODY, ADAM_512),
@@ -145,7 +159,7 @@ COCO_ROWS = (
     Row("coco/scnet-50", COCO, nets.scnet50, MSRA_BODY, ADAM_512),
     Row("coco/resnet-101", COCO, nets.resnet101, MSRA_BODY, ADAM_512),
     Row("coco/resnext-101", COCO, nets.resnext101, MSRA_BODY, ADAM_512),
-    Row("coco/hourglassnet", COCO, nets.hourglass52, MSRA_256, ADAM_256),
+    Row("coco/hourglassnet", COCO, nets.hourglass52, MSRA_256, ADAM_256_OF_512),
     Row("coco/resnest-101", COCO, nets.resnest101, MSRA_BODY, ADAM_512),
     Row("coco/rsn-50", COCO, nets.rsn50_1, MEGVII, UNITS_1, nms=None),
     Row("coco/swin-t", COCO, nets.swin_tiny, MSRA_BODY, ADAM_256),
@@ -170,7 +184,7 @@ COCO_ROWS = (
 # fmt: off
 MPII_ROWS = (
     Row("mpii/hrnet-w48-dark", MPII, nets.hrnet_w48, DARK_256, MPII_512),
-    Row("mpii/cspnext-m", MPII, nets.cspnext_m, UDP_256, CSPNEXT_512, udp_crop=False, flip=False),
+    Row("mpii/cspnext-m", MPII1, nets.cspnext_m, UDP_256, CSPNEXT_MPII, udp_crop=False, flip=False),
     Row("mpii/hrnet-w48", MPII, nets.hrnet_w48, MSRA_256, MPII_512),
     Row("mpii/hrnet-w32", MPII, nets.hrnet_w32, MSRA_256, MPII_128),
     Row("mpii/hourglassnet", MPII, nets.hourglass52, MSRA_256, MPII_512),
@@ -200,8 +214,8 @@ MORE_BODY_ROWS = (
     Row("aic/resnet-101", AIC, nets.resnet101, MSRA_BODY, ADAM_512),
     Row("jhmdb/resnet-50", JHMDB, nets.resnet50, MSRA_256, JHMDB_R50),
     Row("jhmdb/cpm", JHMDB, nets.cpm, MSRA_368, JHMDB_CPM),
-    Row("posetrack18/hrnet-w48", POSETRACK18, nets.hrnet_w48, MSRA_BODY, POSETRACK),
-    Row("posetrack18/hrnet-w32", POSETRACK18, nets.hrnet_w32, MSRA_BODY, POSETRACK),
+    Row("posetrack18/hrnet-w48", POSETRACK18, nets.hrnet_w48, MSRA_BODY, POSETRACK_DET),
+    Row("posetrack18/hrnet-w32", POSETRACK18, nets.hrnet_w32, MSRA_BODY, POSETRACK_DET),
     Row("posetrack18/resnet-50", POSETRACK18, nets.resnet50, MSRA_BODY, POSETRACK),
     Row("humanart-det/vitpose-s", HUMANART_DET, nets.vitpose_small, UDP_BODY, VITPOSE_S),
     Row("humanart-det/vitpose-b", HUMANART_DET, nets.vitpose_base, UDP_BODY, VITPOSE_B),
