@@ -88,7 +88,7 @@ def _check_image(image: dict[str, Any], path: Path) -> None:
                 f"expected the number of pixels of {shown(Path(name), 60)}"
             )
 
-
+# %% ../../nbs/parts/217_data.annotations.ipynb #9934fe56
 def _check_owner(item: dict, row: int, images: dict, path: Path) -> None:
     """Raises InputError for an annotation of an image that is not listed."""
     number = item.get("image_id")

@@ -117,7 +117,7 @@ class Draws(NamedTuple):
     rotate: float
     normals: tuple[float, ...]
 
-
+# %% ../../nbs/parts/240_data.augment.ipynb #acca6020
 class Moved(NamedTuple):
     """A sample after the random geometry, in pixels of the image (mirrored if `flipped`)."""
 

@@ -88,7 +88,7 @@ def _check_content(data: bytes, path: str | Path) -> None:
             f"{path}: this image file is cut short or broken ({error}); fetch it again"
         ) from None
 
-
+# %% ../../nbs/parts/230_data.crop.ipynb #207eccef
 def _check_size(size: tuple[int, int], path: str | Path) -> None:
     w, h = size
     if w * h > LARGEST_IMAGE or max(w, h) > LONGEST_SIDE:
@@ -147,7 +147,7 @@ def check_images(records: Records, decode: bool = False, show: int = 3) -> int:
         raise InputError("\n  ".join(lines))
     return len(files)
 
-
+# %% ../../nbs/parts/230_data.crop.ipynb #825ee07b
 def _complaint(file: str, decode: bool) -> str | None:
     """What is wrong with an image file, if something is."""
     if not decode:
@@ -170,8 +170,8 @@ def warp(image: np.ndarray, matrix: np.ndarray, size: Sequence[int]) -> np.ndarr
 
 def crop_image(
     image: np.ndarray,
-    center: np.ndarray | Sequence[float],
-    scale: np.ndarray | Sequence[float],
+    center: np.ndarray,
+    scale: np.ndarray,
     rotation: float,
     size: Sequence[int],
     udp: bool = False,

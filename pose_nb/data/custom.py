@@ -126,7 +126,7 @@ def _read_simple(path: Path, content: Any) -> tuple[list[_Row], list[str], dict 
     names = list(dict.fromkeys(name for row in rows for name in row.points))
     return rows, names, given
 
-
+# %% ../../nbs/parts/270_data.custom.ipynb #09c5a60f
 def _simple_row(item: Any, where: str) -> _Row:
     points = item.get("keypoints") if isinstance(item, dict) else None
     if not isinstance(points, dict) or not isinstance(item.get("image"), str):
@@ -178,6 +178,14 @@ def load_custom(
         if isinstance(content, dict) and "annotations" in content:
             return _load_coco_category(path, content, image_dir, skeleton, category)
         rows, names, given = _read_simple(path, content)
+    skeleton = _checked(skeleton, names, given, path)
+    return not_empty(_records_of(rows, Path(image_dir), skeleton, margin, str(path)))
+
+# %% ../../nbs/parts/270_data.custom.ipynb #184ffb68
+def _checked(
+    skeleton: Skeleton | None, names: list[str], given: dict | None, path: Path
+) -> Skeleton:
+    """The skeleton, from the file if there is none; InputError if it lacks a name."""
     if skeleton is None:
         named = {"name": path.stem} | (given or {"keypoints": names})
         skeleton = Skeleton.from_dict(named, str(path))
@@ -187,7 +195,7 @@ def load_custom(
             f"{path}: keypoint {shown(unknown[0], 40)} is not one of skeleton "
             f"{skeleton.name!r}: {shown(Path(', '.join(skeleton.keypoints)), 300)}"
         )
-    return not_empty(_records_of(rows, Path(image_dir), skeleton, margin, str(path)))
+    return skeleton
 
 # %% ../../nbs/parts/270_data.custom.ipynb #177aa0c4
 def _sizes_of(rows: list[_Row], image_dir: Path) -> dict[str, tuple[int, int]]:
@@ -267,7 +275,7 @@ def _records_of(
         source=source,
     )
 
-
+# %% ../../nbs/parts/270_data.custom.ipynb #5b9b8af1
 def _extra(xyv: np.ndarray, sizes: list[tuple[int, int]]) -> dict[str, np.ndarray]:
     counts, wh = (xyv[..., 2] > 0).sum(1), np.array(sizes, np.int64).reshape(-1, 2)
     return {"num_keypoints": counts, "image_sizes": wh}
@@ -296,7 +304,7 @@ def _load_coco_category(
     number = found[0].get("id") if several else None
     return load_coco(path, image_dir, skeleton, category_id=number)
 
-
+# %% ../../nbs/parts/270_data.custom.ipynb #fcb2df61
 def _with_keypoints(categories: Any, path: Path) -> list[dict]:
     """The categories that list keypoints; InputError if they are no lists."""
     given = categories if isinstance(categories, list) else []
@@ -344,7 +352,7 @@ def to_coco(records: Records, image_dir: str | Path) -> dict:
     annotations = [_annotation(records, i) for i in range(len(records))]
     return dict(images=list(images.values()), annotations=annotations, categories=[category])
 
-
+# %% ../../nbs/parts/270_data.custom.ipynb #a4a4715b
 def _annotation(records: Records, i: int) -> dict:
     """One instance as COCO has it."""
     x1, y1, x2, y2 = records.boxes[i].astype(float).tolist()

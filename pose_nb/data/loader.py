@@ -141,8 +141,7 @@ def make_loader(
 ) -> DataLoader:
     """A DataLoader of dictionaries as `PoseDataset` describes, stacked along a first axis B.
 
-    The batches depend on seed, epoch and batch size, not on `workers` (0 or more processes, which
-    stay alive between epochs). Memory is pinned where there is a GPU.
+    The batches depend on seed, epoch and batch size, not on `workers` (processes that stay alive).
     """
     if batch_size < 1 or workers < 0:
         raise InputError(f"batch_size={batch_size}, workers={workers}: must be at least 1 and 0")

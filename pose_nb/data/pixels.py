@@ -116,8 +116,8 @@ def distort(
 ) -> np.ndarray:
     """Photometric distortion with given numbers; None leaves a step out.
 
-    brightness: added; contrast: a factor, applied before *and* after the next two; saturation: a
-    factor; hue: added, modulo 256; order: a permutation of the channels B, G, R.
+    brightness, hue: added, hue modulo 256; contrast, saturation: factors, contrast before *and*
+    after the other; order: a permutation of the channels B, G, R.
     """
     image = np.ascontiguousarray(crop[..., ::-1])
     if brightness is not None:
@@ -129,8 +129,7 @@ def distort(
         hsv[..., 0] = (hsv[..., 0].astype(int) + int(hue or 0)) % 256
         image = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
     image = _times(image, contrast)
-    image = image if order is None else image[..., list(order)]
-    return np.ascontiguousarray(image[..., ::-1])
+    return np.ascontiguousarray((image if order is None else image[..., list(order)])[..., ::-1])
 
 # %% ../../nbs/parts/250_data.pixels.ipynb #6190fe47
 def _clipped(values: np.ndarray) -> np.ndarray:
@@ -161,11 +160,6 @@ class Photometric:
         colour, added = rng.integers(4), rng.uniform(-1, 1) * self.brightness
         contrast, saturation = rng.uniform(*self.factors), rng.uniform(*self.factors)
         hue, order = int(rng.integers(-self.hue, self.hue)), rng.permutation(3)
-        return distort(
-            crop,
-            added if brighten else None,
-            contrast if both_times and change_contrast else None,
-            saturation if colour in (1, 3) else None,
-            hue if colour in (2, 3) else None,
-            order if permute else None,
-        )
+        light = added if brighten else None, contrast if both_times and change_contrast else None
+        shade = saturation if colour in (1, 3) else None, hue if colour in (2, 3) else None
+        return distort(crop, *light, *shade, order if permute else None)

@@ -37,8 +37,7 @@ class Poses:
 
     def subset(self, index: np.ndarray | Sequence[int]) -> "Poses":
         """The poses at `index` (integers or a mask), in that order."""
-        rows = as_rows(index)
-        return replace(self, **{name: getattr(self, name)[rows] for name in _shapes(0, 0)})
+        return _rows_of(self, as_rows(index))
 
     def of_image(self, number: int) -> "Poses":
         """The poses of one image."""
@@ -54,6 +53,10 @@ def _check_rows(poses: Poses) -> None:
             raise InputError(
                 f"poses: {field} of shape {found}; {N} poses of skeleton {name!r} have {shape}"
             )
+
+
+def _rows_of(poses: Poses, rows: np.ndarray) -> Poses:
+    return replace(poses, **{name: getattr(poses, name)[rows] for name in _shapes(0, 0)})
 
 
 def _shapes(N: int, K: int) -> dict[str, tuple[int, ...]]:

@@ -93,10 +93,7 @@ def _annotated(
     points: np.ndarray,
     source: str | Path,
 ) -> Records:
-    """Records of annotations with boxes (N, 4) x1, y1, x2, y2 and keypoints (N, K, 3) x, y, v.
-
-    Areas are 0 so far; `extra["image_sizes"]` (N, 2) is there.
-    """
+    """Records with boxes (N, 4) as corners and keypoints (N, K, 3) x, y, v; areas are 0 so far."""
     return from_boxes(
         skeleton,
         _image_files(items, images, image_dir),
