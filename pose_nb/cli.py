@@ -4,19 +4,22 @@
 
 # %% auto #0
 __all__ = ['app', 'data_app', 'weights_app', 'RowId', 'DataRoot', 'Weights', 'Batch', 'Workers', 'Limit', 'Device', 'Seed',
-           'list_rows', 'info', 'table', 'demo', 'train', 'evaluate', 'predict_files', 'predict', 'data_synth',
-           'doctor', 'weights_convert', 'weights_import', 'main']
+           'Flip', 'Split', 'Start', 'Epochs', 'BatchEach', 'Accumulate', 'Lr', 'Precision', 'EvalEvery', 'ValLimit',
+           'Boxes', 'Oracle', 'ResultFolder', 'Images', 'BoxesFile', 'Box', 'Threshold', 'DrawingFolder', 'list_rows',
+           'info', 'table', 'demo', 'train', 'evaluate', 'predict', 'data_synth', 'doctor', 'weights_convert',
+           'weights_import', 'main']
 
 # %% ../nbs/parts/860_cli.ipynb #f0b22c57
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from .files import InputError, atomic_path, write_json
+from .files import InputError
 
 # %% ../nbs/parts/860_cli.ipynb #fec4c6ea
 app = typer.Typer(
@@ -24,7 +27,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Top-down heatmap pose estimation: list, train, evaluate and use the models of the published tables.",
+    help="Top-down heatmap pose estimation: list, train, evaluate and use the models of the "
+    "published tables.",
 )
 data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make data sets.")
 weights_app = typer.Typer(
@@ -34,40 +38,30 @@ app.add_typer(data_app, name="data")
 app.add_typer(weights_app, name="weights")
 
 # %% ../nbs/parts/860_cli.ipynb #3a018cca
-RowId = Annotated[
-    str,
-    typer.Argument(
-        metavar="ROW", help="id of a row, such as coco/resnet-50; `pose-nb list` shows all"
-    ),
-]
-DataRoot = Annotated[
-    Path, typer.Option("--data", help="folder of the data set, in its authors' layout")
-]
+_ROW = "id of a row, such as coco/resnet-50; `pose-nb list` shows all"
+RowId = Annotated[str, typer.Argument(metavar="ROW", help=_ROW)]
+DataRoot = Annotated[Path, typer.Option("--data", help="folder of the set, in its authors' layout")]
 Weights = Annotated[
     str | None, typer.Option(help="a .pth or .safetensors file, or the word: published")
 ]
 Batch = Annotated[int, typer.Option(min=1, help="images per step")]
-Workers = Annotated[
-    int, typer.Option(min=0, help="processes that read images; 0: none besides this one")
-]
-
-# %% ../nbs/parts/860_cli.ipynb #10c5306c
+Workers = Annotated[int, typer.Option(min=0, help="processes that read images; 0: this one alone")]
 Limit = Annotated[int | None, typer.Option(min=1, help="use the first so many only")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; default: the best there is")]
 Seed = Annotated[int, typer.Option(min=0, help="for everything that is random")]
+Flip = Annotated[bool | None, typer.Option(help="flip test; default: as published")]
+Split = Annotated[str, typer.Option(help="which annotation file: train, val, test, ...")]
 
-
-def _folder(path):
-    """Refuse a path that cannot be a folder to write to, before hours of work rather than after."""
-    for part in (path, *path.parents):
-        if part.is_dir():
-            break
-        if part.exists():
-            raise InputError(
-                f"--out {path}: {part} is a file; give a folder, which is made if need be"
-            )
-    if not os.access(part, os.W_OK):
-        raise InputError(f"--out {path}: no permission to write to {part}")
+# %% ../nbs/parts/860_cli.ipynb #10c5306c
+def _folder(path: Path) -> None:
+    """InputError for a path that cannot be a folder to write to."""
+    existing = next(part for part in (path, *path.parents) if part.exists())
+    if not existing.is_dir():
+        raise InputError(
+            f"--out {path}: {existing} is a file; give a folder, which is made if need be"
+        )
+    if not os.access(existing, os.W_OK):
+        raise InputError(f"--out {path}: no permission to write to {existing}")
 
 # %% ../nbs/parts/860_cli.ipynb #21bcaf59
 @app.command("list")
@@ -75,40 +69,36 @@ def list_rows(
     pattern: Annotated[
         str, typer.Argument(metavar="PATTERN", help="shell pattern, such as 'coco/*hrnet*'")
     ] = "*",
-):
+) -> None:
     """List rows, one per line: id, input size, published figures."""
-    from pose_nb.tables import zoo
+    from pose_nb.tables import facts
 
-    names = zoo.list_models(pattern)
+    names = facts.list_models(pattern)
     if not names:
         raise InputError(f"no row matches {pattern!r}; try 'coco/*' or '*hrnet*' (with quotes)")
     for name in names:
-        print(zoo.get_row(name).line())
+        print(facts.line(name, facts.FACTS[name]))
 
 
 @app.command()
-def info(row: RowId):
+def info(row: RowId) -> None:
     """Everything about one row, in plain English."""
     from pose_nb.tables import zoo
 
-    print(zoo.card(row))
+    print(zoo.get_row(row))
 
 # %% ../nbs/parts/860_cli.ipynb #6e57964a
+_TABLE = "the part of the ids before the slash, such as coco, mpii or wflw"
+
+
 @app.command()
-def table(
-    name: Annotated[
-        str,
-        typer.Argument(
-            metavar="TABLE", help="the part of the ids before the slash, such as coco, mpii or wflw"
-        ),
-    ],
-):
+def table(name: Annotated[str, typer.Argument(metavar="TABLE", help=_TABLE)]) -> None:
     """One results table, with the published figures."""
-    from pose_nb.tables import zoo
+    from pose_nb.tables import facts
 
-    print(zoo.table(name))
+    print(facts.table(name))
 
-# %% ../nbs/parts/860_cli.ipynb #76757c13
+# %% ../nbs/parts/860_cli.ipynb #d70d4788
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="folder for the results")] = Path("demo"),
@@ -117,128 +107,140 @@ def demo(
     ] = False,
     seed: Seed = 0,
     device: Device = None,
-):
+) -> None:
     """Draw synthetic people, train a small network on them, test it, and show what it learnt."""
     _folder(out)
     from pose_nb.demo import run_demo
 
     run_demo(out, quick=quick, seed=seed, device=device)
 
+# %% ../nbs/parts/860_cli.ipynb #76757c13
+def _starting_model(row: Any, weights: str | None, start: str | None) -> tuple[Any, str]:
+    """The network to train, or None for a new one with random weights; and a word about it."""
+    if start is not None:
+        return _started(row, start)
+    if weights is not None:
+        return row.create(weights), f"weights of {weights}"
+    published = row.continues or row.starts_from
+    if not published:
+        return None, "random weights, as published"
+    return None, (
+        f"random weights; the published training starts from {published} (--start published)"
+    )
+
 # %% ../nbs/parts/860_cli.ipynb #8f6dbdf3
+def _started(row: Any, source: str) -> tuple[Any, str]:
+    """The network of a row with its backbone started from a classifier, and what happened."""
+    from pose_nb.tables.rows import start_model
+
+    if source != "published" and not Path(source).is_file():
+        raise InputError(
+            f"--start {source}: no such file; give a .pth or .safetensors file, or the word: "
+            "published"
+        )
+    model = row.create()
+    return model, str(start_model(row, model, source))
+
+# %% ../nbs/parts/860_cli.ipynb #d103454f
+_START = "for the backbone: a classifier's file, or the word: published"
+Start = Annotated[str | None, typer.Option(help=_START)]
+Epochs = Annotated[int | None, typer.Option(min=1, help="instead of the published number")]
+BatchEach = Annotated[int, typer.Option(min=1, help="images per step and process")]
+_ACCUMULATE = "steps whose gradients are added before each update"
+Accumulate = Annotated[int, typer.Option(min=1, help=_ACCUMULATE)]
+_LR = "instead of the published rate, scaled to the batch"
+Lr = Annotated[float | None, typer.Option(help=_LR)]
+Precision = Annotated[str, typer.Option(help="no, bf16 or fp16")]
+EvalEvery = Annotated[int, typer.Option(min=1, help="epochs between validations")]
+_VAL_LIMIT = "validate on the first so many images only"
+ValLimit = Annotated[int | None, typer.Option(min=1, help=_VAL_LIMIT)]
+
+# %% ../nbs/parts/860_cli.ipynb #33b7c0cf
 @app.command()
 def train(
     row: RowId,
     data: DataRoot,
     out: Annotated[Path, typer.Option(help="folder for weights, log and state")],
     weights: Weights = None,
-    start: Annotated[
-        str | None,
-        typer.Option(help="for the backbone: a classifier's file, or the word: published"),
-    ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(min=1, help="instead of the published number")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="images per step and process")] = 32,
-    accumulate: Annotated[
-        int, typer.Option(min=1, help="steps whose gradients are added before each update")
-    ] = 1,
-    lr: Annotated[
-        float | None, typer.Option(help="instead of the published rate, scaled to the batch")
-    ] = None,
-    precision: Annotated[str, typer.Option(help="no, bf16 or fp16")] = "no",
-    eval_every: Annotated[int, typer.Option(min=1, help="epochs between validations")] = 10,
+    start: Start = None,
+    epochs: Epochs = None,
+    batch_size: BatchEach = 32,
+    accumulate: Accumulate = 1,
+    lr: Lr = None,
+    precision: Precision = "no",
+    eval_every: EvalEvery = 10,
     workers: Workers = 2,
     seed: Seed = 0,
     limit: Limit = None,
-    val_limit: Annotated[
-        int | None, typer.Option(min=1, help="validate on the first so many images only")
-    ] = None,
+    val_limit: ValLimit = None,
     device: Device = None,
-):
+) -> None:
     """Train a row as published; the same command again continues a run that was stopped."""
     _folder(out)
     if weights and start:
         raise InputError(
-            "--weights and --start: give one of them, a whole network or a classifier's weights for the backbone"
+            "--weights and --start: give one of them, a whole network or a classifier's weights "
+            "for the backbone"
         )
     from pose_nb import training
-    from pose_nb.tables import zoo
-    from pose_nb.evaluation import pick_device
+    from pose_nb.inference import pick_device
+    from pose_nb.tables.zoo import get_row
 
-    chosen, device = zoo.get_row(row), device and str(pick_device(device))
-    model = None
+    chosen, device, model = get_row(row), device and str(pick_device(device)), None
     if not (out / "state.safetensors").exists():
-        if start:
-            model, report = _started(chosen, start)
-        elif weights:
-            report = f"weights of {weights}"
-        else:
-            report = "random weights" + (
-                f"; the published training starts from {chosen.continues or chosen.starts_from} (--start published)"
-                if chosen.continues or chosen.starts_from
-                else ", as published"
-            )
+        model, report = _starting_model(chosen, weights, start)
         if os.environ.get("RANK", "0") == "0":
             print(f"start: {report}")
-        if weights:
-            model = zoo.create_model(chosen, weights)
-    training.train(
-        chosen,
-        data,
-        out,
-        model=model,
-        epochs=epochs,
-        batch_size=batch_size,
-        accumulate=accumulate,
-        lr=lr,
-        precision=precision,
-        eval_every=eval_every,
-        workers=workers,
-        seed=seed,
-        limit=limit,
-        val_limit=val_limit,
-        device=device,
+    counts: dict[str, Any] = dict(
+        epochs=epochs, batch_size=batch_size, accumulate=accumulate, workers=workers
     )
-
-# %% ../nbs/parts/860_cli.ipynb #337e737d
-def _started(row, source):
-    """The network of a row with its backbone started from a classifier, and what happened."""
-    from pose_nb.weights import starts
-    from pose_nb.tables import zoo
-
-    model = zoo.create_model(row)
-    if source == "published":
-        return model, starts.start(model, row)
-    if not Path(source).is_file():
-        raise InputError(
-            f"--start {source}: no such file; give a .pth or .safetensors file, or the word: published"
-        )
-    return model, starts.load_start(model, source, row)
+    limits: dict[str, Any] = dict(eval_every=eval_every, limit=limit, val_limit=val_limit)
+    how: dict[str, Any] = dict(lr=lr, precision=precision, seed=seed, device=device)
+    training.train(chosen, data, out, model=model, **counts, **limits, **how)
 
 # %% ../nbs/parts/860_cli.ipynb #2e11f9c2
+def _network(row: Any, weights: str | None) -> Any:
+    """The network of a row, and a word about weights that are random."""
+    model = row.create(weights)
+    if weights is None:
+        print("no --weights given: the network has random ones, so its answers mean nothing")
+    return model
+
+
+def _print_figures(row: Any, split: str, figures: dict, weights: str | None) -> None:
+    """The figures as JSON; with weights, the table's line beside them."""
+    rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in figures.items()}
+    print(json.dumps(rounded, indent=1))
+    comparable = row.benchmark.table_figures({split: figures})
+    if weights and comparable:
+        printed = [f"{k} {row.published[k]:g}" for k in comparable if k in row.published]
+        boxes = row.benchmark.boxes
+        print(f"the table has, on the complete set with {boxes} boxes: {', '.join(printed)}")
+
+# %% ../nbs/parts/860_cli.ipynb #42807f04
+_BOXES = "gt (annotated), det (the set's detector file), or a file of detections"
+Boxes = Annotated[str, typer.Option(help=_BOXES)]
+_ORACLE = "no network: decode the encoded truth, for the figures of perfect targets"
+Oracle = Annotated[bool, typer.Option("--oracle", help=_ORACLE)]
+_RESULTS = "folder for results.json and figures.json"
+ResultFolder = Annotated[Path | None, typer.Option(help=_RESULTS)]
+
+# %% ../nbs/parts/860_cli.ipynb #53d77312
 @app.command()
 def evaluate(
     row: RowId,
     data: DataRoot,
     weights: Weights = None,
-    boxes: Annotated[
-        str,
-        typer.Option(help="gt (annotated), det (the set's detector file), or a file of detections"),
-    ] = "gt",
-    split: Annotated[str, typer.Option(help="which annotation file: val, test, ...")] = "val",
-    oracle: Annotated[
-        bool,
-        typer.Option("--oracle", help="no network: decode the encoded truth, the codec's ceiling"),
-    ] = False,
-    flip: Annotated[bool | None, typer.Option(help="flip test; default: as published")] = None,
+    boxes: Boxes = "gt",
+    split: Split = "val",
+    oracle: Oracle = False,
+    flip: Flip = None,
     batch_size: Batch = 32,
     workers: Workers = 0,
     limit: Limit = None,
-    out: Annotated[
-        Path | None, typer.Option(help="folder for results.json and figures.json")
-    ] = None,
+    out: ResultFolder = None,
     device: Device = None,
-):
+) -> None:
     """Measure a row on its data set by the set's own metric; without --weights the network has
     random ones."""
     if out is not None:
@@ -246,198 +248,82 @@ def evaluate(
     if oracle and weights:
         raise InputError("--oracle looks at no network; leave --weights away")
     from pose_nb import evaluation
-    from pose_nb.tables import zoo
+    from pose_nb.inference import pick_device
+    from pose_nb.tables.zoo import get_row
 
-    chosen, device = zoo.get_row(row), evaluation.pick_device(device)
+    chosen, place = get_row(row), pick_device(device)
     model = None if oracle else _network(chosen, weights)
-    figures = evaluation.evaluate(
-        model,
-        data,
-        row=chosen,
-        boxes=boxes,
-        split=split,
-        oracle=oracle,
-        flip=flip,
-        batch_size=batch_size,
-        workers=workers,
-        limit=limit,
-        out=out,
-        device=device,
-    )
-    print(
-        json.dumps(
-            {k: round(v, 4) if isinstance(v, float) else v for k, v in figures.items()}, indent=1
-        )
-    )
-    published = chosen.benchmark.table_figures({split: figures})
-    if weights and published:
-        print(
-            f"the table has, on the complete set with {chosen.benchmark.boxes} boxes: "
-            + ", ".join(f"{k} {chosen.published[k]:g}" for k in published if k in chosen.published)
-        )
-
-# %% ../nbs/parts/860_cli.ipynb #42807f04
-def _network(row, weights):
-    """The network of a row, and a word about weights that are random."""
-    from pose_nb.tables import zoo
-
-    model = zoo.create_model(row, weights)
-    if weights is None:
-        print("no --weights given: the network has random ones, so its answers mean nothing")
-    return model
+    what: dict[str, Any] = dict(boxes=boxes, split=split, oracle=oracle, limit=limit, out=out)
+    how: dict[str, Any] = dict(flip=flip, batch_size=batch_size, workers=workers, device=place)
+    figures = evaluation.evaluate(model, data, row=chosen, **what, **how)
+    _print_figures(chosen, split, figures, weights)
 
 # %% ../nbs/parts/860_cli.ipynb #62622b99
-def predict_files(
-    row,
-    images,
-    *,
-    weights=None,
-    boxes_file=None,
-    boxes_text=None,
-    threshold=0.2,
-    flip=None,
-    batch_size=32,
-    out="predictions",
-    device=None,
-):
-    """Predict keypoints in image files and write keypoints.json and one drawing per image to folder
-    `out`; returns what keypoints.json holds.
-
-    boxes_file, boxes_text: as the options --boxes and --box; without either, one person fills each
-    image. Keypoints with scores above
-    `threshold` are drawn. Raises InputError for wrong input.
-    """
-    from pose_nb import prediction
-    from pose_nb.tables import zoo
-    from pose_nb.data.crop import read_image
-
-    out, row, files = Path(out), zoo.get_row(row), prediction.find_images(images)
-    if boxes_file and boxes_text:
-        raise InputError("--box and --boxes: give one of them")
-    boxes = None
-    if boxes_file:
-        boxes = prediction.read_boxes(boxes_file, files)
-    elif boxes_text:
-        if len(files) > 1:
-            raise InputError(
-                f"--box belongs to one image, but there are {len(files)}; use --boxes FILE"
-            )
-        boxes = [prediction.check_boxes([_corners(text) for text in boxes_text], "--box")]
-    poses = prediction.predict(
-        _network(row, weights),
-        files,
-        boxes,
-        row=row,
-        flip=flip,
-        batch_size=batch_size,
-        device=device,
-    )
-    names, entries = _names(files), []
-    for i, (file, name) in enumerate(zip(files, names)):
-        mine = poses.of_image(i)
-        _write_drawing(out / name, read_image(file), mine, threshold)
-        points = [
-            [[*xy, score] for xy, score in zip(*person)]
-            for person in zip(mine.keypoints.tolist(), mine.scores.tolist())
-        ]
-        entries.append(
-            {
-                "file": str(file),
-                "drawing": name,
-                "people": [{"box": b, "keypoints": p} for b, p in zip(mine.boxes.tolist(), points)],
-            }
-        )
-    result = {
-        "row": row.id,
-        "weights": weights or "random",
-        "columns": ["x", "y", "score"],
-        "keypoints": list(row.skeleton.keypoints),
-        "images": entries,
-    }
-    write_json(out / "keypoints.json", result)
-    return result
-
-# %% ../nbs/parts/860_cli.ipynb #58d812f8
-def _corners(text):
+def _corners(text: str) -> tuple[float, ...]:
     """--box x1,y1,x2,y2 as four numbers."""
     try:
         x1, y1, x2, y2 = map(float, text.split(","))
     except ValueError:
         raise InputError(
-            f"--box {text}: four numbers are needed, as in --box 30,20,180,400 (x1,y1,x2,y2 in pixels)"
+            f"--box {text}: four numbers are needed, as in --box 30,20,180,400 (x1,y1,x2,y2 in "
+            "pixels)"
         ) from None
     return x1, y1, x2, y2
 
+# %% ../nbs/parts/860_cli.ipynb #42523662
+def _given_boxes(files: list[Path], boxes: Path | None, box: list[str] | None) -> list | None:
+    """Boxes of each image file from --boxes or --box; None: one person fills each image."""
+    from pose_nb.prediction import check_boxes, read_boxes
 
-def _names(files):
-    """A name for each drawing, no two alike, also where case does not count."""
-    names, taken = [], set()
-    for stem in (file.stem for file in files):
-        name, n = f"{stem}.jpg", 1
-        while name.lower() in taken:
-            n, name = n + 1, f"{stem}-{n + 1}.jpg"
-        names.append(name)
-        taken.add(name.lower())
-    return names
+    if boxes and box:
+        raise InputError("--box and --boxes: give one of them")
+    if boxes:
+        return read_boxes(boxes, files)
+    if box and len(files) > 1:
+        raise InputError(
+            f"--box belongs to one image, but there are {len(files)}; use --boxes FILE"
+        )
+    return [check_boxes([_corners(text) for text in box], "--box")] if box else None
 
 # %% ../nbs/parts/860_cli.ipynb #18db097c
-def _write_drawing(path, image, poses, threshold):
-    import cv2
-    from pose_nb.viz import draw_boxes, draw_pose
+_IMAGES = "image files, or folders of images"
+Images = Annotated[list[Path], typer.Argument(metavar="IMAGE...", help=_IMAGES)]
+_BOXES_FILE = "JSON file: {file name: [[x1, y1, x2, y2], ...]}, or COCO detections"
+BoxesFile = Annotated[Path | None, typer.Option(help=_BOXES_FILE)]
+_BOX = "x1,y1,x2,y2 for one image; may be repeated"
+Box = Annotated[list[str] | None, typer.Option(help=_BOX)]
+Threshold = Annotated[float, typer.Option(help="draw keypoints with scores above this")]
+DrawingFolder = Annotated[Path, typer.Option(help="folder for drawings and keypoints.json")]
 
-    picture = draw_pose(
-        draw_boxes(image, poses.boxes), poses.keypoints, poses.scores, poses.skeleton, threshold
-    )
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(
-            cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()
-        )
-
-# %% ../nbs/parts/860_cli.ipynb #119d314e
+# %% ../nbs/parts/860_cli.ipynb #d1b94603
 @app.command()
 def predict(
     row: RowId,
-    images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGE...", help="image files, or folders of images")
-    ],
+    images: Images,
     weights: Weights = None,
-    boxes: Annotated[
-        Path | None,
-        typer.Option(help="JSON file: {file name: [[x1, y1, x2, y2], ...]}, or COCO detections"),
-    ] = None,
-    box: Annotated[
-        list[str] | None, typer.Option(help="x1,y1,x2,y2 for one image; may be repeated")
-    ] = None,
-    threshold: Annotated[float, typer.Option(help="draw keypoints with scores above this")] = 0.2,
-    flip: Annotated[bool | None, typer.Option(help="flip test; default: as published")] = None,
+    boxes: BoxesFile = None,
+    box: Box = None,
+    threshold: Threshold = 0.2,
+    flip: Flip = None,
     batch_size: Batch = 32,
-    out: Annotated[Path, typer.Option(help="folder for drawings and keypoints.json")] = Path(
-        "predictions"
-    ),
+    out: DrawingFolder = Path("predictions"),
     device: Device = None,
-):
+) -> None:
     """Find keypoints in images with given boxes (without: one person fills each image), and draw
     them."""
     _folder(out)
-    result = predict_files(
-        row,
-        images,
-        weights=weights,
-        boxes_file=boxes,
-        boxes_text=box,
-        threshold=threshold,
-        flip=flip,
-        batch_size=batch_size,
-        out=out,
-        device=device,
-    )
-    people, pictures = (
-        sum(len(entry["people"]) for entry in result["images"]),
-        len(result["images"]),
-    )
-    print(
-        f"{out}: {people} {'person' if people == 1 else 'people'} in {pictures} image{'s' * (pictures != 1)}; drawings and keypoints.json"
-    )
+    from pose_nb import pictures, prediction
+    from pose_nb.tables.zoo import get_row
+
+    chosen, files = get_row(row), prediction.find_images(images)
+    given = _given_boxes(files, boxes, box)
+    how: dict[str, Any] = dict(flip=flip, batch_size=batch_size, device=device)
+    poses = prediction.predict(_network(chosen, weights), files, given, row=chosen, **how)
+    facts = {"row": chosen.id, "weights": weights or "random"}
+    pictures.write_poses(poses, out, facts, threshold)
+    people = "1 person" if len(poses) == 1 else f"{len(poses)} people"
+    where = "1 image" if len(files) == 1 else f"{len(files)} images"
+    print(f"{out}: {people} in {where}; drawings and keypoints.json")
 
 # %% ../nbs/parts/860_cli.ipynb #caa320c1
 @data_app.command("synth")
@@ -446,7 +332,7 @@ def data_synth(
     train: Annotated[int, typer.Option(min=0, help="training images")] = 600,
     val: Annotated[int, typer.Option(min=0, help="validation images")] = 120,
     seed: Seed = 0,
-):
+) -> None:
     """Draw a data set of synthetic people, in the layout of COCO."""
     from pose_nb.synth import make_dataset
 
@@ -457,71 +343,37 @@ def data_synth(
 @app.command()
 def doctor(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="folder of a data set")],
-    row: Annotated[
-        str, typer.Option(help="a row of the table whose data set this is")
-    ] = "coco/resnet-50",
-    split: Annotated[str, typer.Option(help="which annotation file: train, val, ...")] = "val",
-    decode: Annotated[
-        bool, typer.Option("--decode", help="also read every image, to find damaged ones")
-    ] = False,
-):
+    row: Annotated[str, typer.Option(help="a row whose data set this is")] = "coco/resnet-50",
+    split: Split = "val",
+    decode: Annotated[bool, typer.Option("--decode", help="also read every image")] = False,
+) -> None:
     """Read a data set as training would, and say what is usable and what is left out and why."""
-    from pose_nb.tables import zoo
-    from pose_nb.data.crop import check_images
+    from pose_nb.doctor import report
+    from pose_nb.tables.zoo import get_row
 
-    benchmark = zoo.get_row(row).benchmark
-    records = benchmark.load(data, split)
-    print(records.summary())
-    files = check_images(records, decode=decode)
-    print(
-        f"images     {files}, every file {'can be read' if decode else 'is there (--decode reads them, too)'}"
-    )
-    if not len(records):
-        raise InputError(f"{data}, split {split}: nothing usable in it")
-    labelled = (records.visible > 0).mean(0)
-    rarest = int(labelled.argmin())
-    print(
-        f"keypoints  {len(records.skeleton)} ({benchmark.title}); {labelled.mean():.0%} labelled; least often {records.skeleton.keypoints[rarest]}, "
-        f"{labelled[rarest]:.0%}"
-    )
-    sides = records.scales.max(1)
-    print(f"boxes      longer side {sides.min():.0f} to {sides.max():.0f} px")
-    if whole := benchmark.data.counts.get(split):
-        print(
-            f"instances  {len(records):,}; the complete set has {whole:,}"
-            + ("" if len(records) == whole else ", so this is another set or a part")
-        )
+    for line in report(get_row(row).benchmark, data, split, decode):
+        print(line)
 
 # %% ../nbs/parts/860_cli.ipynb #e4e70886
 @weights_app.command("convert")
 def weights_convert(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="a published .pth file")],
-    out: Annotated[
-        Path | None, typer.Option(help="the .safetensors file; default: beside the old one")
-    ] = None,
-):
+    out: Annotated[Path | None, typer.Option(help="the new file; default: beside it")] = None,
+) -> None:
     """Turn a published .pth file into .safetensors plus a card with its origin; nothing in the file
     is ever run."""
-    from pose_nb.tables import zoo
+    from pose_nb.tables.facts import rows_with
     from pose_nb.weights.loading import convert_file
 
-    card = convert_file(file, out, rows=zoo.ROWS)
-    print(
-        json.dumps(
-            {k: len(v) if k in ("renamed", "dropped") else v for k, v in card.items()}, indent=1
-        )
-    )
+    card = convert_file(file, out, rows=rows_with(file.name))
+    counted = {k: len(v) if k in ("renamed", "dropped") else v for k, v in card.items()}
+    print(json.dumps(counted, indent=1))
 
 # %% ../nbs/parts/860_cli.ipynb #361d1eb9
 @weights_app.command("import")
 def weights_import(
-    folder: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FOLDER", help="folder with published .pth files, also in folders below"
-        ),
-    ],
-):
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="folder with .pth files")],
+) -> None:
     """Check the published files in a folder and bring them into the cache, where `--weights
     published` finds them."""
     from pose_nb.weights.finding import cache_folder, import_folder
@@ -534,9 +386,11 @@ def weights_import(
     print(f"the cache is {cache_folder()}")
 
 # %% ../nbs/parts/860_cli.ipynb #5400e1c0
-def main(arguments=None):
-    """Run the command line; `arguments` defaults to the process's. Exits with 0, 2 (wrong input),
-    130 (interrupted), or 1 (the pipe was closed)."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; `arguments` defaults to the process's.
+
+    Exits with 0, 2 (wrong input), 130 (interrupted), or 1 (the pipe was closed).
+    """
     try:
         try:
             app(arguments, prog_name="pose-nb")
@@ -547,17 +401,16 @@ def main(arguments=None):
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # or Python complains when it closes
+        # or Python complains when it closes the stream
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
         if not error.strerror:
             raise
         _stop(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
 
-# %% ../nbs/parts/860_cli.ipynb #9b7e7f11
-def _stop(message):
+
+def _stop(message: str) -> None:
     print(f"pose-nb: {message}", file=sys.stderr)
     sys.exit(2)
 

@@ -1,4 +1,7 @@
-"""The command line with wrong input: one clear line on stderr, exit status 2, no traceback, and nothing half-written."""
+"""The command line: light to start, and with wrong input one clear line, status 2, nothing left.
+
+No traceback, and nothing half written.
+"""
 
 import json
 import os
@@ -566,6 +569,17 @@ def test_help(run, verb):
     assert status == 0 and out.startswith(" ".join(["Usage: pose-nb", *verb]))
 
 
+@pytest.mark.parametrize("words", [["--help"], ["list", "aic/*"], ["table", "aic"]], ids=str)
+def test_lists_and_help_load_nothing_heavy(words):
+    code = (
+        "import sys; from pose_nb.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: print({'torch', 'cv2', 'numpy', 'matplotlib'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert done.stdout.endswith("set()\n"), done
+
+
 def test_as_a_module_and_with_a_closed_pipe():
     """`python -m pose_nb.cli` is what launchers call; `... | head` closes the pipe early."""
     command = f"{sys.executable} -m pose_nb.cli"
@@ -584,7 +598,7 @@ def test_interrupted(monkeypatch, run):
     def interrupted(pattern):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pose_nb.tables.zoo.list_models", interrupted)
+    monkeypatch.setattr("pose_nb.tables.facts.list_models", interrupted)
     status, _, err = run("list")
     assert status == 130 and "Traceback" not in err
 
@@ -593,7 +607,7 @@ def test_an_error_of_the_file_system_is_one_line(monkeypatch, refused):
     def full(pattern):
         raise OSError(28, "No space left on device", "run/state.safetensors")
 
-    monkeypatch.setattr("pose_nb.tables.zoo.list_models", full)
+    monkeypatch.setattr("pose_nb.tables.facts.list_models", full)
     assert refused("list") == "pose-nb: run/state.safetensors: No space left on device"
 
 
@@ -601,6 +615,6 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
     def broken(pattern):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("pose_nb.tables.zoo.list_models", broken)
+    monkeypatch.setattr("pose_nb.tables.facts.list_models", broken)
     with pytest.raises(ZeroDivisionError):
         main(["list"])
