@@ -17,9 +17,11 @@ import torch
 
 import pose_nb
 from pose_nb.data.augment import Augment
-from pose_nb.demo import demo_row, machine
-from pose_nb.evaluation import evaluate, pick_device
+from pose_nb.demo import demo_row
+from pose_nb.environment import hardware
+from pose_nb.evaluation import evaluate
 from pose_nb.files import write_json
+from pose_nb.inference import pick_device
 from pose_nb.training import train
 
 parser = argparse.ArgumentParser(
@@ -80,7 +82,7 @@ if arguments.out:
             "commit": commit,
             "date": str(date.today()),
             "data": "159 COCO 2017 images with the official annotations (a public subset)",
-            "hardware": machine(pick_device()),
+            "hardware": hardware(str(pick_device())),
             "figures": figures,
         },
     )

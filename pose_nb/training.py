@@ -158,14 +158,16 @@ def train(
     device: str | torch.device | None = None,
     val_limit: int | None = None,
     progress: bool = True,
+    after_epoch: Callable[[nn.Module], object] = _nothing,
 ) -> nn.Module:
     """Train a row on the data in folder `data`; weights, log and state go to folder `out`.
 
     row: a Row of the zoo, or anything with its benchmark, codec, recipe and `create`. model: train
     this network instead of a new one; weights: a file to start from. epochs, lr: instead of the
     published ones; lr None is scaled to the batch. limit, val_limit: so many instances, images.
-    The same `out` again continues after the last whole epoch. Returns the network with the best
-    weights by the benchmark's figure. InputError for wrong input.
+    after_epoch: called with the network after each. The same `out` again continues after the last
+    whole epoch. Returns the network with the best weights by the benchmark's figure. InputError for
+    wrong input.
     """
     out, epochs = Path(out), row.recipe.epochs if epochs is None else epochs
     counts = dict(epochs=epochs, batch_size=batch_size, accumulate=accumulate)
@@ -191,4 +193,5 @@ def train(
         _save(learner, out)
         log(line)
         say(_in_words(line, row.benchmark.figure))
+        after_epoch(learner.tested)
     return _best(learner, out)

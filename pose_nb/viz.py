@@ -17,6 +17,7 @@ import numpy as np
 from .files import InputError, atomic_path
 from .skeletons import Skeleton
 
+# %% ../nbs/parts/040_viz.ipynb #020e85dd
 if TYPE_CHECKING:  # a matplotlib that is not needed is not loaded
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -322,17 +323,26 @@ def pose_pairs(
     """For each person a picture of two squares of `size` pixels: truth, and prediction.
 
     `images` one per person, `truth` (N, K, 3) with flags as third number, `prediction` (N, K, 2).
-    Each is cut around the labelled points, with a third of their extent to spare.
+    Each is cut around the labelled points, with a third of their extent to spare, and moved into
+    the picture where it would leave it.
     """
     pairs = []
     for image, true, found in zip(images, truth, prediction, strict=True):
         labelled = true[true[:, 2] > 0, :2]
         low, high = labelled.min(0), labelled.max(0)
-        both = np.stack([true[:, :2], found])
         extent = max(16.0, 1.34 * float((high - low).max()))
-        part, (true_xy, found_xy) = close_up(image, both, (low + high) / 2, extent, size)
+        center = _inside((low + high) / 2, extent, image)
+        both = np.stack([true[:, :2], found])
+        part, (true_xy, found_xy) = close_up(image, both, center, extent, size)
         pairs.append(side_by_side(part, true_xy, found_xy, skeleton, true[:, 2]))
     return pairs
+
+# %% ../nbs/parts/040_viz.ipynb #4cd29450
+def _inside(center: np.ndarray, extent: float, image: np.ndarray) -> np.ndarray:
+    """The centre moved so that a square of `extent` pixels lies in the image, if it can."""
+    last = np.array(image.shape[1::-1]) - 1
+    half = np.minimum((extent - 1) / 2, last / 2)
+    return np.clip(center, half, last - half)
 
 # %% ../nbs/parts/040_viz.ipynb #4306dcd7
 def heatmap_over(image: np.ndarray, heatmap: np.ndarray, top: float | None = None) -> np.ndarray:

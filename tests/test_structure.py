@@ -34,10 +34,10 @@ LAYERS = [
     ["inference"],
     ["evaluation", "prediction", "tracking"],
     ["run_state", "learner", "training"],
-    ["demo", "pictures", "doctor", "cli"],
+    ["demo_page", "demo", "pictures", "doctor", "cli"],
 ]
-LEAVES = ["viz", "synth", "lessons"]
-MAY_USE_LEAVES = ["demo", "pictures", "cli", *LEAVES]
+LEAVES = ["viz", "page", "synth", "lessons"]
+MAY_USE_LEAVES = ["demo_page", "demo", "pictures", "cli", *LEAVES]
 
 LONGEST_LINE, LONGEST_EXPORT, USUAL_EXPORT, LONGEST_LESSON = 100, 60, 25, 40
 ROW_LINE = 130  # a row of the zoo is one line
