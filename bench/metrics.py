@@ -12,7 +12,8 @@ import time
 
 import numpy as np
 
-from pose_nb.metrics.oks import coco_ap, coco_official, oks_nms, rescore
+from pose_nb.metrics.nms import oks_nms, rescore
+from pose_nb.metrics.oks import coco_ap, coco_official
 from pose_nb.skeletons import COCO
 
 

@@ -21,7 +21,8 @@ from ..data.poses import Poses
 from ..data.records import Records
 from ..files import InputError, read_json
 from ..metrics.nme import EYES_68, EYES_COFW, EYES_WFLW, eye_distance, nme
-from ..metrics.oks import coco_official, crowdpose_ap, results_from_predictions
+from ..metrics.nms import results_from_predictions
+from ..metrics.oks import coco_official, crowdpose_ap
 from ..metrics.pck import jhmdb_pck, mpii_pckh
 from ..metrics.posetrack import posetrack_ap
 from ..skeletons import Skeleton
