@@ -43,7 +43,7 @@ class Limits:
 class _GivenUp(Exception):
     """A limit is reached; no ValueError, which `http.client` would take for a broken connection."""
 
-
+# %% ../../nbs/parts/618_weights.downloads.ipynb #f7f7f018
 class _Gauge(io.RawIOBase):
     """The bytes of one answer, ended when they come too slowly, too late or too many."""
 
@@ -57,7 +57,7 @@ class _Gauge(io.RawIOBase):
     def readinto(self, buffer: Any) -> int | None:
         start = time.monotonic()
         if start > self.end:
-            raise _GivenUp(f"it took more than {self.limits.seconds:,.0f} s")
+            raise _GivenUp(f"it took more than {self.limits.seconds:,g} s")
         self.sock.settimeout(min(self.limits.silence, self.end - start + 0.01))
         count = self.raw.readinto(buffer) or 0
         self._measure(count, time.monotonic() - start)
@@ -71,7 +71,7 @@ class _Gauge(io.RawIOBase):
             raise _GivenUp("the server sends more than a file and its headers")
         if self.waited > self.limits.silence:
             if self.fresh < self.limits.slowest * self.waited:
-                raise _GivenUp(f"only {self.fresh:,} bytes came in {self.waited:.0f} s")
+                raise _GivenUp(f"only {self.fresh:,} bytes came in {self.waited:.1f} s")
             self.fresh, self.waited = 0, 0.0
 
     def close(self) -> None:
@@ -270,7 +270,7 @@ def _alone(path: Path, seconds: float) -> Iterator[None]:
             lock = SoftFileLock(place, timeout=seconds)
             lock.acquire()
     except Timeout:
-        held = f"another process has held {shown(place, 300)} for {seconds:,.0f} s"
+        held = f"another process has held {shown(place, 300)} for {seconds:,g} s"
         raise InputError(f"{held}; if there is none, remove the file") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{shown(place, 300)} cannot be locked ({str(error)[:120]})") from None
