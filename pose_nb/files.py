@@ -24,17 +24,17 @@ class InputError(ValueError):
     A message of more than 4,000 characters is cut: nobody reads it, and it may be a file's content.
     """
 
-    def __init__(self, message: object = ""):
+    def __init__(self, message: object = "") -> None:
         text = str(message)
         super().__init__(text if len(text) <= 4000 else text[:4000] + " …")
 
 # %% ../nbs/parts/010_files.ipynb #6a06cedf
 class _Brief(reprlib.Repr):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.maxlevel, self.maxstring, self.maxother = 3, 60, 400
 
-    def repr_int(self, number, level):
+    def repr_int(self, number: int, level: int) -> str:
         digits = int(number.bit_length() * 0.30103)
         return repr(number) if digits < 40 else f"(a number of about {digits:,} digits)"
 
