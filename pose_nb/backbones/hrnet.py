@@ -7,7 +7,8 @@ __all__ = ['Step', 'PUBLISHED_NAMES', 'IMAGENET', 'halve', 'exchange_path', 'exc
            'one_more', 'open_branch', 'bottlenecks', 'first_branches', 'HRNet', 'hrnet_w32', 'hrnet_w48', 'hrnetv2_w18']
 
 # %% ../../nbs/parts/432_backbones.hrnet.ipynb #3f1c3156
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -52,9 +53,10 @@ def exchange_paths(
     return nn.ModuleList(nn.ModuleList(row) for row in rows)
 
 
-def exchange(paths: nn.ModuleList, maps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+def exchange(paths: Iterable, maps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """Output i is the ReLU of the sum of all maps, each taken through its path to branch i."""
-    return [F.relu(sum(path(m) for path, m in zip(row, maps, strict=True))) for row in paths]
+    arrived = [[path(m) for path, m in zip(row, maps, strict=True)] for row in paths]
+    return [F.relu(reduce(torch.add, row)) for row in arrived]
 
 # %% ../../nbs/parts/432_backbones.hrnet.ipynb #42a1f84d
 class ExchangeUnit(nn.Module):
