@@ -1,11 +1,9 @@
-"""Every network of the tables learns: one optimiser step reaches every parameter, and a member of each family learns two people by heart.
+"""A step reaches every parameter, in each family; each kind of head learns two people by heart.
 
 Inputs are reduced to what the network allows; codec, loss and optimiser are the row's own.
 """
 
-import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,61 +11,64 @@ import torch
 import pose_nb
 from pose_nb.data.crop import normalise
 
-GOLDEN = json.loads((Path(__file__).parent / "golden" / "networks.json").read_text())["networks"]
-FAMILIES = {
-    family: f"coco/{model}"
-    for family, model in dict(
-        alexnet="alexnet",
-        cpm="cpm",
-        hourglass="hourglassnet",
-        resnet="resnet-50",
-        resnetv1d="resnetv1d-50",
-        seresnet="seresnet-50",
-        resnext="resnext-50",
-        scnet="scnet-50",
-        resnest="resnest-50",
-        mobilenetv2="mobilenet-v2",
-        shufflenetv1="shufflenet-v1",
-        shufflenetv2="shufflenet-v2",
-        hrnet="hrnet-w32",
-        litehrnet="litehrnet-18",
-        mspn="mspn-1-stg",
-        rsn="rsn-50",
-        hrformer="hrformer-s",
-        pvt="pvt-s",
-        swin="swin-t",
-        cspnext="cspnext-tiny",
-        vitpose="vitpose-s",
-    ).items()
-}
+# the smallest row of each family, and of each kind of head
+ROWS = [
+    "coco/alexnet",
+    "coco/cpm",
+    "coco/hourglassnet",
+    "coco/resnet-50",
+    "coco/resnetv1d-50",
+    "coco/seresnet-50",
+    "coco/resnext-50",
+    "coco/scnet-50",
+    "coco/resnest-50",
+    "coco/mobilenet-v2",
+    "coco/shufflenet-v1",
+    "coco/shufflenet-v2",
+    "coco/hrnet-w32",
+    "cofw/hrnetv2-w18",
+    "coco/litehrnet-18",
+    "coco/mspn-1-stg",
+    "coco/rsn-50-3x",
+    "coco/hrformer-s",
+    "coco/pvt-s",
+    "coco/swin-t",
+    "coco/cspnext-tiny",
+    "coco/vitpose-s",
+]
 
 # (input, heatmap) sizes, squares, where 64 → 16 does not do: the hourglass halves its quarter five
-# times; CPM's maps have an eighth, AlexNet's pools cut more,
-# and SCNet pools 4×4 pixels of its coarsest map
+# times; CPM's maps have an eighth, AlexNet's pools cut more, and SCNet pools 4×4 pixels of its
+# coarsest map
 SIZES = {
-    "hourglass52": (128, 32),
-    "scnet50": (128, 32),
-    "scnet101": (128, 32),
-    "cpm": (64, 8),
-    "alexnet": (64, 8),
+    "coco/hourglassnet": (128, 32),
+    "coco/scnet-50": (128, 32),
+    "coco/cpm": (48, 6),
+    "coco/alexnet": (64, 8),
 }
 
 # parameters that the published networks have and never use, so that training does not change them
-NEVER_RUN = {"hourglass52": "backbone.inters.0."}
+NEVER_RUN = {"coco/hourglassnet": "backbone.inters.0."}
+
+# a cheap row for each kind of head and target, and one with attention
+LEARNERS = [
+    "coco/mobilenet-v2",
+    "coco/litehrnet-18",
+    "cofw/hrnetv2-w18",
+    "coco/cpm",
+    "coco/mspn-1-stg",
+    "coco/vitpose-s",
+]
 
 
-def name(row):
-    return row.network.__name__
-
-
-def reduced(row, size=None):
-    """The row with square inputs of `size`, or the smallest that its network allows."""
-    whole, maps = SIZES.get(name(row), (64, 16))
-    size = size or whole
-    return replace(
-        row,
-        codec=replace(row.codec, input_size=(size, size), heatmap_size=(size * maps // whole,) * 2),
-    )
+def reduced(name):
+    """A row with the smallest square input that its network allows."""
+    row = pose_nb.get_row(name)
+    whole, maps = SIZES.get(name, (64, 16))
+    codec = replace(row.codec, input_size=(whole, whole), heatmap_size=(maps, maps))
+    if whole == 128:
+        codec = replace(codec, sigma=4.0)  # as large a spot, in the picture, as at 64
+    return replace(row, codec=codec)
 
 
 def two_people(row, seed=0):
@@ -83,75 +84,41 @@ def two_people(row, seed=0):
     for b in range(2):
         for k, (x, y) in enumerate(keypoints[b].long().tolist()):
             if visible[b, k]:
-                images[b, :, max(y - 2, 0) : y + 3, max(x - 2, 0) : x + 3] = colours[k][
-                    :, None, None
-                ]
+                spot = images[b, :, max(y - 2, 0) : y + 3, max(x - 2, 0) : x + 3]
+                spot[:] = colours[k][:, None, None]
     return normalise(images), keypoints, visible
 
 
-@pytest.mark.parametrize(
-    "arch",
-    [pytest.param(a, marks=pytest.mark.slow) if a.startswith("vitpose-h") else a for a in GOLDEN],
-)
-def test_a_step_reaches_every_parameter(arch):
-    torch.manual_seed(0)
-    row = reduced(pose_nb.get_row(GOLDEN[arch]["rows"][0]))
-    model, (images, keypoints, visible) = row.create(), two_people(row)
-    optimizer = row.recipe.optimizer(model, row.recipe.lr)
-    optimised = [id(p) for group in optimizer.param_groups for p in group["params"]]
-    assert sorted(optimised) == sorted(id(p) for p in model.parameters()), (
-        "the optimiser must hold every parameter once"
-    )
-
+def forward(model, row, people):
+    """Outputs of all stages, the loss and what it compares with."""
+    images, keypoints, visible = people
     outputs = model(images, all_stages=True)
-    loss, target, weights = row.recipe.supervise(outputs, keypoints, visible, row.codec)
-    assert torch.isfinite(loss) and loss > 0
-    assert all(o.shape == target.shape for o in outputs) and weights.sum() > len(row.skeleton)
-    loss.backward()
-
-    without = {n for n, p in model.named_parameters() if p.grad is None}
-    unused = NEVER_RUN.get(name(row))
-    assert without == {n for n, _ in model.named_parameters() if unused and n.startswith(unused)}
-    assert bool(without) == (unused is not None)
-    broken = [
-        n for n, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()
-    ]
-    assert not broken, f"gradients that are not finite: {broken}"
-
-    probes = [p for p in model.parameters() if p.grad is not None and p.grad.abs().max() > 1e-6]
-    probes = [probes[0], probes[-1]]
-    before = [p.detach().clone() for p in probes]
-    optimizer.step()
-    assert not any(torch.equal(p, old) for p, old in zip(probes, before)), (
-        "the step changed nothing"
-    )
+    return outputs, *row.recipe.supervise(outputs, keypoints, visible, row.codec)
 
 
-# the costly ones take a smaller picture or fewer steps
-OVERFIT_SIZES, OVERFIT_STEPS = {"cpm": 48}, {"hourglass": 12}
+def without_gradient(model):
+    return {name for name, p in model.named_parameters() if p.grad is None}
 
 
-def learn_by_heart(model, row, steps, lr=1e-3):
-    """The losses of so many steps of Adam on two people.
+def fast_adam(model, lr=1e-3):
+    """Adam at a rate for learning by heart.
 
     The maps of MSPN and RSN are 255 high and come out of a batch norm that starts at 1: it takes
     bigger steps, or 30 would get nowhere.
     """
-    images, keypoints, visible = two_people(row)
-    last = [
-        p
-        for n, p in model.named_parameters()
-        if n.startswith("head.predict_layers.") and ".conv_layers.1.bn." in n
-    ]
-    rest = [p for p in model.parameters() if all(p is not q for q in last)]
-    optimizer = torch.optim.Adam(
-        [{"params": rest}] + [{"params": last, "lr": 3000 * lr}] * bool(last), lr
-    )
-    losses = []
+    high, rest = [], []
+    for name, p in model.named_parameters():
+        last = name.startswith("head.predict_layers.") and ".conv_layers.1.bn." in name
+        (high if last else rest).append(p)
+    groups = [{"params": rest}] + [{"params": high, "lr": 3000 * lr}] * bool(high)
+    return torch.optim.Adam(groups, lr)
+
+
+def learn_by_heart(model, row, people, steps, lr=1e-3):
+    """The losses of so many steps of Adam on two people."""
+    optimizer, losses = fast_adam(model, lr), []
     for _ in range(steps):
-        loss = row.recipe.supervise(model(images, all_stages=True), keypoints, visible, row.codec)[
-            0
-        ]
+        loss = forward(model, row, people)[1]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -159,33 +126,55 @@ def learn_by_heart(model, row, steps, lr=1e-3):
     return losses
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_family_learns_two_people_by_heart(family):
+def check_step(model, row, people, never_run=None):
+    """One step of the row's own recipe: every parameter is held once, has a gradient, and moves."""
+    optimizer = row.recipe.optimizer(model, row.recipe.lr)
+    held = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(held) == sorted(id(p) for p in model.parameters()), "each parameter once"
+
+    outputs, loss, target, weights = forward(model, row, people)
+    assert torch.isfinite(loss) and loss > 0 and weights.sum() > len(row.skeleton)
+    assert all(output.shape == target.shape for output in outputs)
+    loss.backward()
+    unused = {n for n, _ in model.named_parameters() if never_run and n.startswith(never_run)}
+    assert without_gradient(model) == unused and bool(unused) == bool(never_run)
+    broken = [
+        n for n, p in model.named_parameters() if n not in unused and not p.grad.isfinite().all()
+    ]
+    assert not broken, f"gradients that are not finite: {broken}"
+
+    probes = [p for p in model.parameters() if p.grad is not None and p.grad.abs().max() > 1e-6]
+    before = [p.detach().clone() for p in (probes[0], probes[-1])]
+    optimizer.step()
+    assert not any(map(torch.equal, (probes[0], probes[-1]), before)), "the step changed nothing"
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_step_reaches_every_parameter(name):
     torch.manual_seed(0)
-    row = reduced(pose_nb.get_row(FAMILIES[family]), OVERFIT_SIZES.get(family))
-    if row.codec.input_size[0] == 128:
-        row = replace(
-            row, codec=replace(row.codec, sigma=4.0)
-        )  # as large a spot, in the picture, as at 64
-    losses = learn_by_heart(row.create(), row, OVERFIT_STEPS.get(family, 30))
+    row = reduced(name)
+    check_step(row.create(), row, two_people(row), NEVER_RUN.get(name))
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_two_people_are_learnt_by_heart(name):
+    torch.manual_seed(0)
+    row = reduced(name)
+    losses = learn_by_heart(row.create(), row, two_people(row), 25)
     start, end = min(losses[:2]), sum(losses[-3:]) / 3
-    assert end < 0.7 * start, f"the loss went from {start:.4g} to {end:.4g} only"
+    assert end < 0.8 * start, f"the loss went from {start:.4g} to {end:.4g} only"
 
 
 def test_the_check_of_gradients_can_fail():
-    row = reduced(pose_nb.get_row("coco/mobilenet-v2"))
-    model, (images, keypoints, visible) = row.create(), two_people(row)
+    row = reduced("coco/mobilenet-v2")
+    model = row.create()
     model.head.deconv_layers[0].weight.requires_grad_(False)
-    row.recipe.supervise(model(images, all_stages=True), keypoints, visible, row.codec)[
-        0
-    ].backward()
-    assert [n for n, p in model.named_parameters() if p.grad is None] == [
-        "head.deconv_layers.0.weight"
-    ]
+    forward(model, row, two_people(row))[1].backward()
+    assert without_gradient(model) == {"head.deconv_layers.0.weight"}
 
 
 def test_the_check_of_learning_can_fail():
     torch.manual_seed(0)
-    row = reduced(pose_nb.get_row("coco/mobilenet-v2"))
-    losses = learn_by_heart(row.create(), row, 10, lr=0.0)
-    assert sum(losses[-3:]) / 3 > 0.99 * min(losses[:2])
+    row = reduced("coco/mobilenet-v2")
+    losses = learn_by_heart(row.create(), row, two_people(row), 6, lr=0.0)
+    assert sum(losses[-3:]) / 3 > 0.99 * losses[0]
