@@ -79,11 +79,12 @@ def _shorter(line: Stage) -> Stage:
 
 
 def _with_rest(rows: list[Stage]) -> list[Stage]:
-    """The lines and, before the last, what the last has more than all others together."""
+    """The lines and, before the last, what is not in them; unless that is next to nothing."""
     *named, whole = rows
     count = whole.parameters - sum(line.parameters for line in named)
     cost = whole.macs - sum(line.macs for line in named)
-    return [*named, Stage("rest", "", count, cost), whole] if count or cost else rows
+    small = count < whole.parameters / 1000 and cost < whole.macs / 1000
+    return rows if small else [*named, Stage("rest", "", count, cost), whole]
 
 # %% ../nbs/parts/970_lessons.ipynb #08e511a6
 def published_figures(family: str) -> None:
