@@ -1,13 +1,15 @@
-"""What a data set in COCO's layout with real photographs gives: the codec's ceiling, the floor, and whether a small network can learn it by heart.
+"""What a data set in COCO's layout with real photographs gives, from the oracle to random weights.
 
     python bench/real_input.py --data FOLDER [--epochs 160] [--out bench/records/real_input.json]
 
-FOLDER holds annotations/person_keypoints_{train,val}2017.json and the images; a subset of COCO will do. The network is the demo's, with random
-weights at the start; it is tested on the very people that it learnt from, so its AP says only that the whole path works on photographs.
+FOLDER holds annotations/person_keypoints_{train,val}2017.json and the images; a subset of COCO will
+do. Four figures: the AP of exactly reproduced targets (twice, for two codecs), the AP of random
+weights, and whether a small network can learn the people by heart. That network is the demo's, with
+random weights at the start; it is tested on the very people that it learnt from, so its AP says
+only that the whole path works on photographs.
 """
 
 import argparse
-import subprocess
 import tempfile
 from dataclasses import replace
 from datetime import date
@@ -18,71 +20,67 @@ import torch
 import pose_nb
 from pose_nb.data.augment import Augment
 from pose_nb.demo import demo_row
-from pose_nb.environment import hardware
+from pose_nb.environment import code_version, hardware
 from pose_nb.evaluation import evaluate
 from pose_nb.files import write_json
 from pose_nb.inference import pick_device
 from pose_nb.training import train
 
-parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-)
-parser.add_argument("--data", type=Path, required=True)
-parser.add_argument("--epochs", type=int, default=160)
-parser.add_argument("--out", type=Path)
-arguments = parser.parse_args()
+STILL = Augment(flip=0.0, half_body=0.0, shift_prob=0.0, scale=(1.0, 1.0), rotate_prob=0.0)
 
-row = pose_nb.get_row("coco/resnet-50")
-torch.manual_seed(0)
-figures = {
-    "coco/resnet-50, oracle (decode of encoded truth), val": evaluate(
-        None, arguments.data, row=row, oracle=True
-    ),
-    "coco/resnet-50, random weights, val": evaluate(
-        pose_nb.create_model(row.id), arguments.data, workers=0
-    ),
-}
-small = demo_row(arguments.epochs)
-small = replace(
-    small,
-    recipe=replace(
-        small.recipe,
-        lr=6e-3,
-        augment=Augment(flip=0.0, half_body=0.0, shift_prob=0.0, scale=(1.0, 1.0), rotate_prob=0.0),
-    ),
-)
-figures["demo network's codec, oracle, train"] = evaluate(
-    None, arguments.data, row=small, oracle=True, split="train"
-)
-with tempfile.TemporaryDirectory() as folder:
-    model = train(
-        small,
-        arguments.data,
-        folder,
-        batch_size=16,
-        epochs=arguments.epochs,
-        lr=6e-3,
-        workers=1,
-        eval_every=arguments.epochs,
-        val_limit=8,
+
+def untrained(data):
+    """The figures of a listed row's targets and of its random weights."""
+    row = pose_nb.get_row("coco/resnet-50")
+    torch.manual_seed(0)
+    return {
+        f"{row.id}, oracle (decode of encoded truth), val": evaluate(
+            None, data, row=row, oracle=True
+        ),
+        f"{row.id}, random weights, val": evaluate(row.create(), data),
+    }
+
+
+def learnt_by_heart(data, epochs):
+    """The figures of the demo's network on the people that it has learnt from."""
+    row = demo_row(epochs)
+    row = replace(row, recipe=replace(row.recipe, lr=6e-3, augment=STILL))
+    oracle = evaluate(None, data, row=row, oracle=True, split="train")
+    how = dict(epochs=epochs, lr=6e-3, batch_size=16, workers=1, eval_every=epochs, val_limit=8)
+    with tempfile.TemporaryDirectory() as folder:
+        model = train(row, data, folder, **how)
+    found = evaluate(model, data, row=row, split="train", flip=False)
+    return {
+        "demo network's codec, oracle, train": oracle,
+        f"demo network, learnt by heart for {epochs} epochs, train": found,
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    figures[f"demo network, learnt by heart for {arguments.epochs} epochs, train"] = evaluate(
-        model, arguments.data, row=small, split="train", flip=False
-    )
-for name, values in figures.items():
-    print(f"{name:75s} AP {values['AP']:.3f}  AR {values['AR']:.3f}")
-if arguments.out:
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-    ).stdout.strip()
-    write_json(
-        arguments.out,
-        {
-            "command": f"python bench/real_input.py --data FOLDER --epochs {arguments.epochs}",
-            "commit": commit,
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--epochs", type=int, default=160)
+    parser.add_argument("--about", help="what the data is, for the record; default: its folder")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+
+    code = code_version()
+    figures = untrained(options.data) | learnt_by_heart(options.data, options.epochs)
+    for name, values in figures.items():
+        print(f"{name:75s} AP {values['AP']:.3f}  AR {values['AR']:.3f}")
+    if options.out:
+        record = {
+            "command": f"python bench/real_input.py --data FOLDER --epochs {options.epochs}",
+            "commit": code,
             "date": str(date.today()),
-            "data": "159 COCO 2017 images with the official annotations (a public subset)",
+            "data": options.about or options.data.name,
             "hardware": hardware(str(pick_device())),
             "figures": figures,
-        },
-    )
+        }
+        write_json(options.out, record)
+
+
+if __name__ == "__main__":
+    main()
