@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from metric_keys import renamed
 from pose_nb.metrics import nms
 from pose_nb.metrics.nms import (
     oks_nms,
@@ -18,21 +19,6 @@ from pose_nb.metrics.oks import coco_ap, crowdpose_ap
 from pose_nb.skeletons import ALL, COCO
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "metrics_oks.json").read_text())
-KEYS = {
-    "AP": "AP",
-    "AP .5": "AP50",
-    "AP .75": "AP75",
-    "AP (M)": "APM",
-    "AP (L)": "APL",
-    "AR": "AR",
-    "AR .5": "AR50",
-    "AR .75": "AR75",
-    "AR (M)": "ARM",
-    "AR (L)": "ARL",
-    "AP(E)": "APE",
-    "AP(M)": "APM",
-    "AP(H)": "APH",
-}
 RARE = {"score_mode", "keypoint_score_thr"}  # options of the recording that no row of a table uses
 
 
@@ -87,7 +73,7 @@ def check_case(case):
         else:
             use_area = options.get("use_area", True)
             figures = coco_ap(case["gt"], scored, skeleton.sigmas, use_area)
-        recorded = {KEYS[k]: v for k, v in expected["metrics"].items()}
+        recorded = renamed(expected["metrics"])
         assert figures == pytest.approx(recorded, abs=1e-6), options
 
 

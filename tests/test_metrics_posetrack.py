@@ -1,7 +1,6 @@
 """PoseTrack18's AP against figures recorded from the poseval toolkit."""
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -20,54 +19,35 @@ GOLDEN = json.loads((Path(__file__).parent / "golden" / "metrics_posetrack.json"
 
 
 def check(case):
-    videos, results = (
-        list(case["gt"].values()),
-        [a for video in case["pred"].values() for a in video["annotations"]],
-    )
-    tables, figures = posetrack_tables(videos, results), posetrack_ap(videos, results)
-    assert (
-        tables["frames"] == case["n_frames_after_cleanup"]
-        and list(JOINTS) == case["joint_order"][:15]
-    )
-    for ours, theirs in (
-        ("ap", "ap"),
-        ("precision", "precision_at_end"),
-        ("recall", "recall_at_end"),
-    ):
+    videos = list(case["gt"].values())
+    results = [a for video in case["pred"].values() for a in video["annotations"]]
+    arrays, figures = posetrack_tables(videos, results), posetrack_ap(videos, results)
+    assert arrays["frames"] == case["n_frames_after_cleanup"]
+    assert list(JOINTS) == case["joint_order"][:15]
+    recorded = {"ap": "ap", "precision": "precision_at_end", "recall": "recall_at_end"}
+    for ours, theirs in recorded.items():
+        found = np.append(arrays[ours], np.nanmean(arrays[ours]))
         expected = np.array(case[theirs], float)
-        assert np.allclose(
-            np.append(tables[ours], np.nanmean(tables[ours])),
-            expected,
-            rtol=0,
-            atol=1e-6,
-            equal_nan=True,
-        ), ours
-    assert (
-        figures == pytest.approx(case["groups"], abs=1e-6)
-        and list(GROUPS) == [k.split()[0] for k in case["groups"]][:7]
-    )
+        assert np.allclose(found, expected, rtol=0, atol=1e-6, equal_nan=True), ours
+    assert figures == pytest.approx(case["groups"], abs=1e-6)
+    assert list(GROUPS) == [k.split()[0] for k in case["groups"]][:7]
 
 
-def test_recorded_figures():
+def test_figures_are_as_recorded():
     check(GOLDEN)
 
 
-def test_all_recorded_figures():
-    folder = os.environ.get("POSE_NB_REFERENCE")
-    if not folder:
-        pytest.skip("set POSE_NB_REFERENCE=<folder of the recorded figures> to run")
-    cases = json.loads((Path(folder) / "components" / "golden" / "posetrack_ap.json").read_text())[
-        "cases"
-    ]
+def test_the_whole_recording(reference):
+    file = reference / "components" / "golden" / "posetrack_ap.json"
+    cases = json.loads(file.read_text())["cases"]
     assert len(cases) == 3
     for case in cases:
         check(case)
 
 
-def test_the_comparison_can_fail():
-    for video in GOLDEN["gt"].values():
-        if any("ignore_regions_x" in image for image in video["images"]):
-            break
+def test_ignore_regions_are_noticed():
+    images = [im for video in GOLDEN["gt"].values() for im in video["images"]]
+    assert any("ignore_regions_x" in im for im in images)
     bare = {
         name: video | {"images": [{"id": im["id"]} for im in video["images"]]}
         for name, video in GOLDEN["gt"].items()
@@ -88,9 +68,8 @@ def test_polygons_agree_with_shapely():
         shape = geometry.Polygon(polygon)
         if not shape.is_valid:
             continue
-        assert inside_polygon(points, polygon).tolist() == [
-            shape.contains(geometry.Point(p)) for p in points
-        ]
+        expected = [shape.contains(geometry.Point(p)) for p in points]
+        assert inside_polygon(points, polygon).tolist() == expected
 
 
 def test_average_precision_is_a_plain_loop():
@@ -105,3 +84,8 @@ def test_average_precision_is_a_plain_loop():
         for i, (recall, _) in enumerate(curve):
             area += (recall - (curve[i - 1][0] if i else 0)) * max(p for _, p in curve[i:])
         assert average_precision(scores, hits, total)[0] == pytest.approx(area)
+
+
+@pytest.mark.parametrize("hits, expected", [([1, 0], 1.0), ([0, 1], 0.5)])
+def test_the_first_of_equal_scores_counts_first(hits, expected):
+    assert average_precision([0.5, 0.5], hits, 1)[0] == expected

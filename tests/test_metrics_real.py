@@ -1,33 +1,21 @@
-"""Every set's own metric on real annotations, against figures recorded from MMPose 1.3.2. Needs data that is not in the project."""
+"""Every set's own metric on real annotations, against figures recorded from MMPose 1.3.2.
+
+Needs data that is not in the project.
+"""
 
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from metric_keys import renamed
 from pose_nb.metrics.nme import EYES_68, EYES_COFW, EYES_WFLW, box_size, eye_distance, nme
-from pose_nb.metrics.oks import coco_ap, coco_official, crowdpose_ap, results_from_predictions
+from pose_nb.metrics.nms import results_from_predictions
+from pose_nb.metrics.oks import coco_ap, coco_official, crowdpose_ap
 from pose_nb.metrics.pck import head_sizes, jhmdb_pck, mpii_pckh
 from pose_nb.metrics.posetrack import posetrack_ap
 from pose_nb.skeletons import ALL
 
-KEYS = {
-    "AP": "AP",
-    "AP .5": "AP50",
-    "AP .75": "AP75",
-    "AP (M)": "APM",
-    "AP (L)": "APL",
-    "AR": "AR",
-    "AR .5": "AR50",
-    "AR .75": "AR75",
-    "AR (M)": "ARM",
-    "AR (L)": "ARL",
-    "AP(E)": "APE",
-    "AP(M)": "APM",
-    "AP(H)": "APH",
-}
 SETS = {
     "coco": ("coco/test_coco.json", "coco/test_coco_det_AP_H_56.json"),
     "crowdpose": ("crowdpose/test_crowdpose.json", "crowdpose/test_crowdpose_det_AP_40.json"),
@@ -40,27 +28,15 @@ SETS = {
 }
 
 
-def place(name, hint):
-    folder = os.environ.get(name)
-    if not folder:
-        pytest.skip(f"set {name}=<folder of {hint}> to run")
-    return Path(folder)
-
-
 @pytest.fixture(scope="module")
-def cases():
-    golden = (
-        place("POSE_NB_REFERENCE", "the recorded figures")
-        / "components"
-        / "golden"
-        / "metrics_real.json"
-    )
+def cases(reference):
+    golden = reference / "components" / "golden" / "metrics_real.json"
     return {case["tag"]: case for case in json.loads(golden.read_text())["cases"]}
 
 
 @pytest.fixture(scope="module")
-def samples():
-    return place("POSE_NB_SAMPLES", "data samples") / "samples"
+def folder(samples):
+    return samples / "samples"
 
 
 def clipped(xywh, image):
@@ -115,12 +91,12 @@ def boxes_of(gt, detections, case):
         "posetrack18_det",
     ],
 )
-def test_coco_family(tag, cases, samples):
+def test_a_set_of_people_is_as_recorded(tag, cases, folder):
     case, (name, mode) = cases[tag], tag.split("_")
     skeleton = next(s for s in ALL if s.name == name)
     truth, found = SETS[name]
-    gt = json.loads((samples / truth).read_text())
-    detections = json.loads((samples / found).read_text()) if mode == "det" else None
+    gt = json.loads((folder / truth).read_text())
+    detections = json.loads((folder / found).read_text()) if mode == "det" else None
     boxes, scores, images = boxes_of(gt, detections, case)
     boxes = boxes.astype(np.float32)
     w, h = (1.25 * (boxes[:, 2:] - boxes[:, :2])).T
@@ -139,11 +115,11 @@ def test_coco_family(tag, cases, samples):
     if name == "posetrack18":
         videos = [
             json.loads(f.read_text())
-            for f in sorted((samples / "posetrack18" / "annotations" / "val").glob("*.json"))
+            for f in sorted((folder / "posetrack18" / "annotations" / "val").glob("*.json"))
         ]
         assert posetrack_ap(videos, results) == pytest.approx(case["result"], abs=1e-6)
         return
-    expected = {KEYS[k]: v for k, v in case["result"].items()}
+    expected = renamed(case["result"])
     if name == "crowdpose":
         assert crowdpose_ap(gt, results, skeleton.sigmas) == pytest.approx(expected, abs=1e-6)
     else:
@@ -154,8 +130,8 @@ def test_coco_family(tag, cases, samples):
         )
 
 
-def test_mpii(cases, samples):
-    case, rows = cases["mpii"], json.loads((samples / "mpii" / "test_mpii.json").read_text())
+def test_mpii_is_as_recorded(cases, folder):
+    case, rows = cases["mpii"], json.loads((folder / "mpii" / "test_mpii.json").read_text())
     low, high = np.array(case["synthetic_headboxes_src"])
     truth, visible = [r["joints"] for r in rows], [r["joints_vis"] for r in rows]
     figures = mpii_pckh(case["pred_keypoints"], truth, visible, head_sizes(np.c_[low.T, high.T]))
@@ -166,8 +142,8 @@ def test_mpii(cases, samples):
         assert figures[row] == pytest.approx(expected[f"{row} PCK"], abs=1e-6)
 
 
-def test_jhmdb(cases, samples):
-    case, gt = cases["jhmdb"], json.loads((samples / "jhmdb" / "test_jhmdb_sub1.json").read_text())
+def test_jhmdb_is_as_recorded(cases, folder):
+    case, gt = cases["jhmdb"], json.loads((folder / "jhmdb" / "test_jhmdb_sub1.json").read_text())
     images, people = {im["id"]: im for im in gt["images"]}, {a["id"]: a for a in gt["annotations"]}
     people = [people[i] for i in case["order_of_ids"]]
     xyv = np.array([a["keypoints"] for a in people]).reshape(-1, 15, 3)
@@ -181,14 +157,14 @@ def test_jhmdb(cases, samples):
 
 
 @pytest.mark.parametrize("name", ["300w", "aflw", "coco_wholebody_face", "cofw", "wflw"])
-def test_faces(name, cases, samples):
+def test_a_set_of_faces_is_as_recorded(name, cases, folder):
     case = cases[name]
     file = (
         "coco_wholebody_face/test_coco_wholebody.json"
         if name == "coco_wholebody_face"
         else f"{name}/test_{name}.json"
     )
-    gt = json.loads((samples / file).read_text())
+    gt = json.loads((folder / file).read_text())
     people = {a["id"]: a for a in gt["annotations"]}
     people = [people[i] for i in case["order_of_ids"]]
     field = "face_kpts" if name == "coco_wholebody_face" else "keypoints"
