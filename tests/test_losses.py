@@ -1,7 +1,7 @@
-"""Losses and the training accuracy against recorded figures, and against hand-worked and independent values."""
+"""Losses and the logged accuracy: as recorded, with right gradients, and loud about mistakes."""
 
 import json
-import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +19,7 @@ from pose_nb.losses import (
     units_loss,
 )
 
-OWN = Path(__file__).parent / "golden" / "losses.json"
-GOLDEN = json.loads(OWN.read_text(encoding="utf-8"))
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "losses.json").read_text())
 
 
 def loss_tensors(seed, B, K, H, W, weight_kind="mixed"):
@@ -133,39 +132,34 @@ def check_wrapper(wrapper):
 
 
 @pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda c: c["name"])
-def test_recorded(case):
+def test_losses_and_gradients_are_as_recorded(case):
     check_case(case)
 
 
 @pytest.mark.parametrize("case", GOLDEN["combined"], ids=lambda c: str(c["seed"]))
-def test_combined(case):
+def test_combined_maps_are_as_recorded(case):
     check_combined(case)
 
 
 @pytest.mark.parametrize(
     "case", GOLDEN["multi_stage"], ids=lambda c: f"{c['head'][:4]}-{c['num_stages']}"
 )
-def test_stages(case):
+def test_sums_over_stages_are_as_recorded(case):
     check_stages(case)
 
 
 @pytest.mark.parametrize("case", GOLDEN["train_accuracy"], ids=lambda c: str(c["args"]["seed"]))
-def test_accuracy(case):
+def test_the_accuracy_is_as_recorded(case):
     check_accuracy(case)
 
 
-def test_list_of_losses():
+def test_a_list_of_losses_is_as_recorded():
     check_wrapper(GOLDEN["wrapper"])
 
 
-def test_full_reference():
-    """Every case of the reference folder's own file."""
-    folder = os.environ.get("POSE_NB_REFERENCE")
-    if not folder:
-        pytest.skip("set POSE_NB_REFERENCE=folder of recorded figures to run")
-    full = json.loads(
-        (Path(folder) / "components" / "golden" / "losses.json").read_text(encoding="utf-8")
-    )
+def test_the_whole_recording(reference):
+    full = json.loads((reference / "components" / "golden" / "losses.json").read_text())
+    assert len(full["cases"]) >= 28
     for case in full["cases"]:
         check_case(case)
     for case in full["combined"]:
@@ -175,59 +169,88 @@ def test_full_reference():
     for case in full["train_accuracy"]:
         check_accuracy(case)
     check_wrapper(full["wrapper"])
-    assert len(full["cases"]) >= 28
 
 
-def small(seed=0, dtype=torch.float64):
+# ---------------------------------------------------------------- properties
+
+LOSSES = [keypoint_mse, partial(ohkm, top=2), adaptive_wing, combined_mse]
+every_loss = pytest.mark.parametrize("loss", LOSSES, ids=["mse", "ohkm", "wing", "combined"])
+
+
+def small(seed=0, dtype=torch.float64, keypoints=3, channels=3):
+    """Maps (2, channels, 3, 2), twice, and weights (2, keypoints)."""
     generator = torch.Generator().manual_seed(seed)
-    return [
-        torch.rand(*shape, generator=generator, dtype=dtype)
-        for shape in ((2, 9, 5, 4), (2, 9, 5, 4), (2, 9))
-    ]
+    shapes = (2, channels, 3, 2), (2, channels, 3, 2), (2, keypoints)
+    return [torch.rand(*shape, generator=generator, dtype=dtype) for shape in shapes]
 
 
-@pytest.mark.parametrize("loss", [keypoint_mse, ohkm, adaptive_wing, combined_mse])
+def given(loss, **options):
+    """`small`, as the loss needs it: combined maps have three channels for each keypoint."""
+    return small(keypoints=1 if loss is combined_mse else 3, **options)
+
+
+@every_loss
 def test_gradients_are_right(loss):
-    predicted, target, weights = small()
-    if loss is combined_mse:
-        weights = weights[:, :3]
+    predicted, target, weights = given(loss)
     assert torch.autograd.gradcheck(lambda p: loss(p, target, weights), predicted.requires_grad_())
 
 
-@pytest.mark.parametrize("loss", [keypoint_mse, ohkm, adaptive_wing, combined_mse])
+@every_loss
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_computed_in_float32(loss, dtype):
-    predicted, target, weights = (t.to(dtype) for t in small())
-    if loss is combined_mse:
-        weights = weights[:, :3]
-    answer = loss(predicted, target, weights)
+    halves = [t.to(dtype) for t in given(loss)]
+    answer = loss(*halves)
     assert answer.dtype == torch.float32
-    assert answer == loss(predicted.float(), target.float(), weights.float())
+    assert answer == loss(*(t.float() for t in halves))
 
 
-def test_zero_weight_means_no_gradient():
+@every_loss
+def test_no_weights_are_weights_of_one(loss):
+    predicted, target, weights = given(loss)
+    assert loss(predicted, target) == loss(predicted, target, torch.ones_like(weights))
+
+
+@pytest.mark.parametrize("loss", [keypoint_mse, partial(ohkm, top=3), adaptive_wing])
+def test_zero_weight_means_no_gradient(loss):
     predicted, target, weights = small()
-    weights[:, 4:] = 0
-    for loss in (keypoint_mse, adaptive_wing, lambda *a: ohkm(*a, top=9)):
-        leaf = predicted.clone().requires_grad_()
-        loss(leaf, target, weights).backward()
-        assert (
-            (leaf.grad[:, 4:] == 0).all()
-            and (leaf.grad[:, :4] != 0).all()
-            and leaf.grad.isfinite().all()
-        )
+    weights[:, 2:] = 0
+    loss(predicted.requires_grad_(), target, weights).backward()
+    assert (predicted.grad[:, 2:] == 0).all() and (predicted.grad[:, :2] != 0).all()
+    assert predicted.grad.isfinite().all()
 
 
-def test_perfect_answer_has_no_loss_and_finite_gradients():
+@pytest.mark.parametrize("loss", LOSSES[:3])
+def test_a_perfect_answer_has_no_loss_and_finite_gradients(loss):
     _, target, weights = small(dtype=torch.float32)
-    for loss in (keypoint_mse, ohkm, adaptive_wing):
-        leaf = target.clone().requires_grad_()
-        value = loss(leaf, target, weights)
-        value.backward()
-        assert value == 0 and leaf.grad.isfinite().all()
+    leaf = target.clone().requires_grad_()
+    value = loss(leaf, target, weights)
+    value.backward()
+    assert value == 0 and leaf.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("loss", [keypoint_mse, ohkm, adaptive_wing, combined_mse, pose_accuracy])
+def test_targets_may_come_by_level_or_by_output():
+    sizes = dict(keypoints=9, channels=9)
+    loss, weights = units_loss(2), small(**sizes)[2]
+    targets = [small(i, **sizes)[0] for i in range(5)]
+    outputs = [small(10 + i, **sizes)[0] for i in range(8)]
+    by_output = [targets[i] for i in loss.levels]
+    assert loss(outputs, targets, weights) == loss(outputs, by_output, [weights] * 8)
+    assert loss(outputs, targets, weights) != loss(outputs, targets[2], weights)
+
+
+def test_the_accuracy_of_nothing():
+    maps = torch.zeros(2, 3, 6, 8)
+    average, each = pose_accuracy(maps, maps, torch.zeros(2, 3))  # nothing labelled
+    assert average == 0 and each.isnan().all()
+    maps[:, :, 2, 2] = 1
+    assert pose_accuracy(maps, maps)[0] == 1
+    assert pose_accuracy(-maps, maps)[0] == 0  # nothing above 0: the peak is at (-1, -1)
+
+
+# ---------------------------------------------------------------- mistakes
+
+
+@pytest.mark.parametrize("loss", [*LOSSES, pose_accuracy])
 @pytest.mark.parametrize(
     "shapes",
     [
@@ -238,43 +261,26 @@ def test_perfect_answer_has_no_loss_and_finite_gradients():
         ((2, 9, 5, 4), (1, 9, 5, 4), (2, 9)),
     ],
 )
-def test_shapes_that_do_not_fit(loss, shapes):
+def test_shapes_that_do_not_fit_are_named(loss, shapes):
     with pytest.raises(InputError, match="shape"):
         loss(*(torch.rand(s) for s in shapes))
 
 
-def test_staged_errors():
-    predicted, target, weights = small()
-    with pytest.raises(InputError, match="gives 1 outputs, but the loss has 4"):
-        units_loss(1)([predicted], [target] * 4, weights)
-    with pytest.raises(InputError, match="3 targets for 4 outputs"):
-        units_loss(1)([predicted] * 4, [target] * 3, weights)
-    with pytest.raises(InputError, match="5 weights for 4 outputs"):
-        units_loss(1)([predicted] * 4, [target] * 4, [weights] * 5)
-    with pytest.raises(InputError, match="2 factors"):
-        StagedLoss(factors=(1, 2))([predicted], target)
-    with pytest.raises(InputError, match="groups of 3"):
-        combined_mse(predicted[:, :8], target[:, :8])
-    with pytest.raises(InputError, match="at least one stage"):
-        units_loss(0)
-    with pytest.raises(InputError, match="between 1 and 9"):
-        ohkm(predicted, target, top=10)
+NINE = torch.zeros(2, 9, 3, 2)
 
 
-def test_targets_by_level_or_by_output():
-    loss, weights = units_loss(2), small()[2]
-    targets = [small(i)[0] for i in range(5)]
-    outputs = [small(10 + i)[0] for i in range(8)]
-    assert loss(outputs, targets, weights) == loss(
-        outputs, [targets[i] for i in loss.levels], [weights] * 8
-    )
-    assert loss(outputs, targets, weights) != loss(outputs, targets[2], weights)
-
-
-def test_accuracy_edges():
-    maps = torch.zeros(2, 3, 6, 8)
-    average, each = pose_accuracy(maps, maps, torch.zeros(2, 3))  # nothing labelled
-    assert average == 0 and each.isnan().all()
-    maps[:, :, 2, 2] = 1
-    assert pose_accuracy(maps, maps)[0] == 1
-    assert pose_accuracy(-maps, maps)[0] == 0  # nothing above 0: the peak is at (-1, -1)
+@pytest.mark.parametrize(
+    "wrong, says",
+    [
+        (lambda: units_loss(1)([NINE], [NINE] * 4), "gives 1 outputs, but the loss has 4"),
+        (lambda: units_loss(1)([NINE] * 4, [NINE] * 3), "3 targets for 4 outputs"),
+        (lambda: units_loss(1)([NINE] * 4, [NINE] * 4, [NINE] * 5), "5 weights for 4 outputs"),
+        (lambda: StagedLoss(factors=(1, 2))([NINE], NINE), "2 factors"),
+        (lambda: combined_mse(NINE[:, :8], NINE[:, :8]), "groups of 3"),
+        (lambda: units_loss(0), "at least one stage"),
+        (lambda: ohkm(NINE, NINE, top=10), "between 1 and 9"),
+    ],
+)
+def test_mistakes_are_named(wrong, says):
+    with pytest.raises(InputError, match=says):
+        wrong()
