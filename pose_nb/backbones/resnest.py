@@ -7,23 +7,15 @@ __all__ = ['PUBLISHED_NAMES', 'resnest50', 'resnest101']
 
 # %% ../../nbs/parts/416_backbones.resnest.ipynb #a38184f6
 from timm.models.resnest import ResNestBottleneck
-from timm.models.resnet import ResNet
 
-from .resnet import DEPTHS, ResNetTrunk
+from .resnet import ResNetTrunk, timm_trunk
 from .resnetv1d import PUBLISHED_NAMES as V1D_NAMES
 
-# %% ../../nbs/parts/416_backbones.resnest.ipynb #5c39112e
+# %% ../../nbs/parts/416_backbones.resnest.ipynb #e8e65720
 def _resnest(depth: int) -> ResNetTrunk:
-    trunk = ResNet(
-        ResNestBottleneck,  # type: ignore[arg-type]  # not in timm's hint
-        DEPTHS[depth],
-        num_classes=0,
-        stem_type="deep",
-        stem_width=32,
-        avg_down=True,
-        block_args=dict(radix=2, avd=True),
-    )
-    return ResNetTrunk(trunk)
+    split = dict(radix=2, avd=True)
+    stem = dict(stem_type="deep", stem_width=32, avg_down=True)
+    return timm_trunk(depth, ResNestBottleneck, block_args=split, **stem)
 
 
 def resnest50() -> ResNetTrunk:
@@ -32,7 +24,7 @@ def resnest50() -> ResNetTrunk:
 
 
 def resnest101() -> ResNetTrunk:
-    """ResNeSt-101, radix 2, with a stem of 64 channels: 46.1 M parameters."""
+    """ResNeSt-101, radix 2, stem of 64 channels: 46.1 M parameters, as `ResNetTrunk`."""
     return _resnest(101)
 
 # %% ../../nbs/parts/416_backbones.resnest.ipynb #35c73c5e
