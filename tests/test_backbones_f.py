@@ -22,6 +22,7 @@ from pose_nb.networks.cost import macs, parameters
 from pose_nb.files import InputError
 from pose_nb.networks.heads import ConcatHead, HeatmapHead, PassHead, StackHead, UnitsHead
 from pose_nb.networks.model import PoseModel
+from pose_nb.tables import networks
 
 GOLDEN = json.loads(
     (Path(__file__).parent / "golden" / "backbones_f.json").read_text(encoding="utf-8")
@@ -112,7 +113,7 @@ def repeated_paths(backbone, size):
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda m: m.__name__.rsplit(".", 1)[-1])
 def test_our_names_are_the_published_ones(module):
-    assert module.PUBLISHED_NAMES == () and isinstance(module.IMAGENET, dict)
+    assert module.PUBLISHED_NAMES == ()
 
 
 @pytest.mark.parametrize("variant", GOLDEN)
@@ -201,13 +202,12 @@ def test_alexnet_is_torchvisions():
     images = torch.randn(2, 3, 128, 96)
     with torch.no_grad():
         assert torch.equal(ours(images)[0], theirs.features(images))
-    assert torchvision.models.get_weight(alexnet.IMAGENET["alexnet"][1])
 
 
-@pytest.mark.parametrize("variant", hrnet.IMAGENET)
+@pytest.mark.parametrize("variant", ("hrnet_w32", "hrnet_w48", "hrnetv2_w18"))
 def test_hrnet_has_timms_names(variant):
-    source, name = hrnet.IMAGENET[variant]
-    assert source == "timm" and timm.list_pretrained(name) == [name]
+    name = getattr(networks, variant)().imagenet.name
+    assert timm.list_pretrained(name) == [name]
     with torch.device("meta"):
         theirs, ours = timm.create_model(name).state_dict(), getattr(hrnet, variant)().state_dict()
     assert all(theirs[k].shape == v.shape for k, v in ours.items())
@@ -267,7 +267,7 @@ def test_mspn_starts_from_one_resnet():
         four = mspn.mspn50(4)
     names = mspn.from_resnet50(resnet.state_dict(), 4)
     assert {k for k in four.state_dict() if ".upsample." not in k} == set(names)
-    assert torchvision.models.get_weight(mspn.IMAGENET["mspn50"][1])
+    assert torchvision.models.get_weight(networks.mspn50_4().imagenet.name)
 
 
 @pytest.mark.parametrize(

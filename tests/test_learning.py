@@ -130,7 +130,8 @@ def check_step(model, row, people, never_run=None):
     """One step of the row's own recipe: every parameter is held once, has a gradient, and moves."""
     optimizer = row.recipe.optimizer(model, row.recipe.lr)
     held = [id(p) for group in optimizer.param_groups for p in group["params"]]
-    assert sorted(held) == sorted(id(p) for p in model.parameters()), "each parameter once"
+    trained = [id(p) for p in model.parameters() if p.requires_grad]
+    assert sorted(held) == sorted(trained), "each parameter once"
 
     outputs, loss, target, weights = forward(model, row, people)
     assert torch.isfinite(loss) and loss > 0 and weights.sum() > len(row.skeleton)
@@ -138,6 +139,7 @@ def check_step(model, row, people, never_run=None):
     loss.backward()
     unused = {n for n, _ in model.named_parameters() if never_run and n.startswith(never_run)}
     assert without_gradient(model) == unused and bool(unused) == bool(never_run)
+    assert unused == {n for n, p in model.named_parameters() if not p.requires_grad}
     broken = [
         n for n, p in model.named_parameters() if n not in unused and not p.grad.isfinite().all()
     ]
