@@ -49,13 +49,9 @@ def _image(image: np.ndarray, who: str) -> np.ndarray:
     if image.ndim == 2:
         image = image[..., None].repeat(3, -1)
     if image.ndim != 3 or image.shape[2] != 3:
-        raise InputError(
-            f"{who}: the image has shape {image.shape}; (height, width, 3) RGB is needed"
-        )
+        raise InputError(f"{who}: an image of shape {image.shape}; (h, w, 3) RGB is needed")
     if image.dtype != np.uint8:
-        raise InputError(
-            f"{who}: the image has type {image.dtype}; uint8 with values 0 to 255 is needed"
-        )
+        raise InputError(f"{who}: an image of type {image.dtype}; uint8, 0 to 255, is needed")
     return np.ascontiguousarray(image).copy()
 
 # %% ../nbs/parts/040_viz.ipynb #c2e70af1
@@ -66,16 +62,12 @@ def _people(
     points = np.asarray(keypoints, np.float64)
     points = points[None] if points.ndim == 2 else points
     if points.ndim != 3 or points.shape[1] != count or points.shape[2] not in (2, 3):
-        raise InputError(
-            f"{who}: keypoints have shape {np.shape(keypoints)}; "
-            f"({count}, 2) or (N, {count}, 2) is needed for this skeleton"
-        )
+        wanted = f"({count}, 2) or (N, {count}, 2) is needed for this skeleton"
+        raise InputError(f"{who}: keypoints have shape {np.shape(keypoints)}; {wanted}")
     if values is None:
         values = points[..., 2] if points.shape[2] == 3 else np.ones(points.shape[:2])
     if np.size(values) != points[..., 0].size:
-        raise InputError(
-            f"{who}: the scores or flags do not fit the keypoints; one per keypoint is needed"
-        )
+        raise InputError(f"{who}: scores or flags that do not fit; one per keypoint is needed")
     return points[..., :2], np.asarray(values, np.float64).reshape(-1, count)
 
 # %% ../nbs/parts/040_viz.ipynb #5b03178a
@@ -154,9 +146,7 @@ def draw_pose(
     """
     image = _image(image, "draw_pose")
     if skeleton is None:
-        raise InputError(
-            "draw_pose: no skeleton; give one, such as skeletons.COCO, to say what to connect"
-        )
+        raise InputError("draw_pose: no skeleton; give one, such as skeletons.COCO")
     people = _people(keypoints, values, len(skeleton), "draw_pose")
     for xy, value in zip(*people):
         shown = _shown(xy, value, image, 0 if flags else threshold)
@@ -185,14 +175,15 @@ def _draw_person(
         _draw_point(image, xy[k], paint, radius, bool(covered[k]), limbs)
 
 # %% ../nbs/parts/040_viz.ipynb #4800a9f6
-def _draw_label(
-    image: np.ndarray, corner: np.ndarray, text: str, color: tuple[int, int, int], size: float
-) -> None:
-    """Black text on a coloured plate above a corner (x, y), pushed inside where it would leave."""
+_YELLOW = (255, 200, 0)
+
+
+def _draw_label(image: np.ndarray, corner: np.ndarray, text: str, size: float) -> None:
+    """Black text on a yellow plate above a corner (x, y), pushed inside where it would leave."""
     (w, h), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, 1)
     x = int(np.clip(corner[0], 0, max(0, image.shape[1] - w - 4)))
     y = int(np.clip(corner[1], h + 4, max(h + 4, image.shape[0])))
-    cv2.rectangle(image, (x, y - h - 4), (x + w + 3, y), color, -1)
+    cv2.rectangle(image, (x, y - h - 4), (x + w + 3, y), _YELLOW, -1)
     place, black = (x + 2, y - 3), (0, 0, 0)
     cv2.putText(image, text, place, cv2.FONT_HERSHEY_SIMPLEX, size, black, 1, cv2.LINE_AA)
 
@@ -202,13 +193,11 @@ def draw_boxes(
     boxes: np.ndarray,
     scores: Sequence[float] | None = None,
     labels: Sequence[str] | None = None,
-    color: tuple[int, int, int] = (255, 200, 0),
-    thickness: int | None = None,
 ) -> np.ndarray:
     """Draw boxes (N, 4) as x1 y1 x2 y2 on a copy of an RGB image, with scores or labels."""
     image = _image(image, "draw_boxes")
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4) if np.size(boxes) else np.zeros((0, 4))
-    width = thickness or max(1, round(max(image.shape[:2]) / 320))
+    width = max(1, round(max(image.shape[:2]) / 320))
     if labels is None:
         labels = [""] * len(boxes) if scores is None else [f"{float(s):.2f}" for s in scores]
     if len(labels) != len(boxes):
@@ -216,15 +205,13 @@ def draw_boxes(
     for box, label in zip(boxes, labels):
         if not np.isfinite(box).all():
             continue
-        cv2.rectangle(image, _fixed(box[:2]), _fixed(box[2:]), color, width, cv2.LINE_AA, 4)
+        cv2.rectangle(image, _fixed(box[:2]), _fixed(box[2:]), _YELLOW, width, cv2.LINE_AA, 4)
         if label:
-            _draw_label(image, box[:2], label, color, 0.45 * max(1, width * 0.8))
+            _draw_label(image, box[:2], label, 0.45 * max(1, width * 0.8))
     return image
 
 # %% ../nbs/parts/040_viz.ipynb #2760d0d9
-def grid(
-    images: Sequence[np.ndarray], columns: int = 4, gap: int = 4, background: int = 255
-) -> np.ndarray:
+def grid(images: Sequence[np.ndarray], columns: int = 4, gap: int = 4) -> np.ndarray:
     """Tile RGB images into one; smaller ones are centred in cells of the largest size."""
     images = [_image(i, "grid") for i in images]
     if not images:
@@ -234,7 +221,7 @@ def grid(
     columns = min(columns, len(images))
     h, w = max(i.shape[0] for i in images), max(i.shape[1] for i in images)
     rows = -(-len(images) // columns)
-    sheet = np.full((rows * (h + gap) - gap, columns * (w + gap) - gap, 3), background, np.uint8)
+    sheet = np.full((rows * (h + gap) - gap, columns * (w + gap) - gap, 3), 255, np.uint8)
     for n, image in enumerate(images):
         y = n // columns * (h + gap) + (h - image.shape[0]) // 2
         x = n % columns * (w + gap) + (w - image.shape[1]) // 2
@@ -244,12 +231,8 @@ def grid(
 # %% ../nbs/parts/040_viz.ipynb #69b8018d
 def save_image(path: str | Path, image: np.ndarray, quality: int = 88) -> Path:
     """Write an RGB image to a file whose ending says how; `quality` is that of JPEG and WebP."""
-    path = Path(path)
-    options = {
-        ".jpg": [cv2.IMWRITE_JPEG_QUALITY, quality],
-        ".webp": [cv2.IMWRITE_WEBP_QUALITY, quality],
-        ".png": [],
-    }
+    path, jpeg, webp = Path(path), cv2.IMWRITE_JPEG_QUALITY, cv2.IMWRITE_WEBP_QUALITY
+    options = {".jpg": [jpeg, quality], ".webp": [webp, quality], ".png": []}
     if path.suffix not in options:
         raise InputError(f"{path}: pictures are written as {', '.join(options)}")
     pixels = _image(image, "save_image")[..., ::-1]
@@ -361,7 +344,6 @@ def show_heatmaps(
     image: np.ndarray | None = None,
     names: Sequence[str] | None = None,
     columns: int = 6,
-    title: str | None = None,
 ) -> "Figure":
     """A figure with one panel per keypoint of (K, h, w) maps; a cross marks each maximum.
 
@@ -378,15 +360,13 @@ def show_heatmaps(
         raise InputError(f"show_heatmaps: {len(names)} names for {count} maps")
     columns = min(columns, count)
     rows, wide = -(-count // columns), min(1.0, 6 / columns)  # inches
-    size = (wide * columns, (wide * h / w + (0.4 if names else 0.05)) * rows + 0.25 * bool(title))
+    size = (wide * columns, (wide * h / w + (0.4 if names else 0.05)) * rows)
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     for axis in axes.flat:
         axis.axis("off")
     top = max(float(np.nan_to_num(maps).max()), 1e-6)
     for k, axis in enumerate(axes.flat[:count]):
         _show_heatmap(axis, maps[k], image, top, names[k] if names else "")
-    if title:
-        figure.suptitle(title, fontsize=10)
     return figure
 
 # %% ../nbs/parts/040_viz.ipynb #f4a9cf98
@@ -415,33 +395,23 @@ def draw_curves(
     """
     turn = [COLORS[name] for name in ("first", "second", "third", "Megvii", "DARK")]
     for number, (name, values) in enumerate(series.items()):
-        x, y = values if isinstance(values, tuple) else (np.arange(len(values)), values)
-        axis.plot(
-            np.asarray(x, float),
-            np.asarray(y, float),
-            color=COLORS.get(name, turn[number % len(turn)]),
-            marker="o" if len(y) < 25 else None,
-            markersize=3,
-            label=name,
-        )
+        pair = values if isinstance(values, tuple) else (np.arange(len(values)), values)
+        x, y = (np.asarray(part, float) for part in pair)
+        marker, color = "o" if len(y) < 25 else None, COLORS.get(name, turn[number % len(turn)])
+        axis.plot(x, y, color=color, marker=marker, markersize=3, label=name)
     axis.set(xlabel=xlabel, ylabel=ylabel)
     axis.grid(alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
 
 # %% ../nbs/parts/040_viz.ipynb #dba1c4d8
 def curve(
-    series: Mapping[str, Any],
-    xlabel: str = "step",
-    ylabel: str = "",
-    title: str | None = None,
-    log: bool = False,
+    series: Mapping[str, Any], xlabel: str = "step", ylabel: str = "", log: bool = False
 ) -> "Figure":
     """A figure of named curves, as `draw_curves` takes them, with a legend beside them."""
     import matplotlib.pyplot as plt
 
     figure, axis = plt.subplots(figsize=(5.5, 2.6), layout="constrained")
     draw_curves(axis, series, xlabel, ylabel)
-    axis.set_title(title or "")
     if log:
         axis.set_yscale("log")
     if len(series) > 1:

@@ -146,9 +146,7 @@ def test_figures():
     figure = viz.show_heatmaps(maps, names=["a", "b", "c"], columns=2)
     assert len(figure.axes) == 4 and figure.axes[0].lines[0].get_xydata().tolist() == [[4, 2]]
     viz.show_heatmaps(np.full((1, 4, 4), np.nan), image=BLACK)
-    figure = viz.curve(
-        {"a": [3, 2, np.nan], "b": ([0, 5], [1, 2])}, "step", "loss", "title", log=True
-    )
+    figure = viz.curve({"a": [3, 2, np.nan], "b": ([0, 5], [1, 2])}, "step", "loss", log=True)
     assert figure.axes[0].get_yscale() == "log" and len(figure.axes[0].lines) == 2
     assert figure.legends and not figure.axes[0].get_legend(), "a legend stands beside the data"
     named = viz.curve({"UDP": [1, 2], "AP": [2, 3]})
