@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from pose_nb.files import InputError
-from pose_nb.weights.finding import sha256
+from pose_nb.weights.hashes import sha256
 from pose_nb.weights.loading import (
     LoadReport,
     convert,

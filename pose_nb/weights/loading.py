@@ -18,7 +18,8 @@ import torch
 from torch import nn
 
 from ..files import InputError, atomic_path, shown, write_json
-from .finding import find_weights, hash_prefix, sha256
+from .finding import find_weights
+from .hashes import hash_prefix, sha256
 from .names import Rules, modern_names, published_names
 from .checkpoints import read_checkpoint
 from .tensors import read_safetensors, write_safetensors

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ..files import InputError, shown
-from .finding import find_weights
+from .finding import NotFound, find_weights
 from .loading import LoadReport, checked, load_published, load_weights, resized
 from .names import Rules, published_names
 from .checkpoints import read_checkpoint
@@ -229,9 +229,7 @@ def start(
     adapt, leave = (imagenet.adapt, imagenet.leave) if imagenet else (None, ())
     try:
         path = find_weights(file, mirrors=mirrors)
-    except InputError as missing:
-        if "was not found" not in str(missing):
-            raise
+    except NotFound as missing:
         tensors, source = _substitute(file, imagenet, missing)
     else:
         tensors, source = read_start(path), str(path)
@@ -239,7 +237,7 @@ def start(
 
 # %% ../../nbs/parts/650_weights.starts.ipynb #816c1b1b
 def _substitute(
-    file: str, imagenet: Torchvision | Timm | Authors | None, missing: InputError
+    file: str, imagenet: Torchvision | Timm | Authors | None, missing: NotFound
 ) -> tuple[Tensors, str]:
     """(a library's weights, what to call them) where the published training's file is missing."""
     if imagenet is None:
