@@ -1,6 +1,7 @@
-"""ResNet and its relatives, MobileNetV2, ShuffleNetV1 and V2: names, costs and outputs against figures recorded from MMPose 1.3.2.
+"""ResNet and its relatives, MobileNetV2, ShuffleNetV1 and V2 against figures of MMPose 1.3.2.
 
-With POSE_NB_REFERENCE set to a folder with golden/ and state_dicts/ of all networks, each network is run at all its sizes.
+Names, costs and outputs. With POSE_NB_REFERENCE set to a folder with golden/ and state_dicts/ of
+all networks, each network is run at all its sizes.
 """
 
 import hashlib
@@ -21,6 +22,9 @@ from torch import nn
 
 from pose_nb.networks.cost import macs, parameters
 from pose_nb.networks.heads import HeatmapHead
+from pose_nb.tables import networks
+from pose_nb.tables.zoo import ROWS
+from pose_nb.weights.starts import Timm
 
 GOLDEN = json.loads(
     (Path(__file__).parent / "golden" / "backbones_e.json").read_text(encoding="utf-8")
@@ -165,40 +169,33 @@ def test_the_comparison_notices_a_slip():
     assert found() > 10 * g["tolerance"]
 
 
-@pytest.mark.parametrize("variant", GOLDEN)
-def test_starting_weights_exist_and_fit(variant):
-    """A torchvision or timm source has the very names and shapes of our network (no file is
-    fetched)."""
-    source, name = family(variant).IMAGENET[variant]
-    ours = {k: v.shape for k, v in build(variant).state_dict().items()}
-    if source == "published":
-        assert re.fullmatch(r"[a-z0-9_.-]+-[0-9a-f]{8}\.pth", name)
-        return
+def library(imagenet):
+    """The library's network that a start names, without values."""
     with torch.device("meta"):
-        if source == "torchvision":
-            theirs = torchvision.models.get_model(re.sub("_weights.*", "", name.lower()))
-        else:
-            theirs = timm.create_model(name)
-    if source == "torchvision":
-        assert torchvision.models.get_weight(name)
-    else:
-        assert timm.list_pretrained(name) == [name]
-    theirs = {
-        k: v.shape
-        for k, v in theirs.state_dict().items()
-        if not k.startswith(("fc.", "classifier."))
-    }
+        if isinstance(imagenet, Timm):
+            return timm.create_model(imagenet.name)
+        builder, _, _ = imagenet.name.partition("_Weights.")
+        return torchvision.models.get_model_builder(builder)()
+
+
+STARTING = [v for v in GOLDEN if getattr(networks, v)().imagenet is not None]
+
+
+@pytest.mark.parametrize("variant", STARTING)
+def test_starting_weights_fit(variant):
+    """A library's file has the very names and shapes of our network (no file is fetched)."""
+    theirs = library(getattr(networks, variant)().imagenet).state_dict()
+    theirs = {k: v.shape for k, v in theirs.items() if not k.startswith(("fc.", "classifier."))}
+    ours = {k: v.shape for k, v in build(variant).state_dict().items()}
     assert theirs.keys() == ours.keys()
     unfit = {k.split(".")[0] for k in ours if ours[k] != theirs[k]}
-    assert unfit == (
-        {"conv1", "bn1", "layer1"} if variant == "resnest101" else set()
-    )  # only its stem is wider there
+    # only the stem of ResNeSt-101 is wider there
+    assert unfit == ({"conv1", "bn1", "layer1"} if variant == "resnest101" else set())
 
 
 def test_every_variant_is_covered():
-    for name in MODULES:
-        for variant in importlib.import_module(f"pose_nb.backbones.{name}").IMAGENET:
-            assert variant in GOLDEN
+    names = {row.network.__name__ for row in ROWS}
+    assert {name for name in names if name.startswith(MODULES)} == set(GOLDEN)
 
 
 @pytest.mark.parametrize("variant", ("mobilenetv2", "shufflenetv1", "shufflenetv2", "scnet50"))
