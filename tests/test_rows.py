@@ -1,0 +1,87 @@
+"""Rows: what is printed about them, the same cards in every run, nothing built to tell them."""
+
+import csv
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+import pose_nb
+from pose_nb.tables import networks
+from pose_nb.tables.facts import FACTS
+from pose_nb.tables.rows import diff, size
+from pose_nb.tables.zoo import ROWS, get_row
+
+TELL = """
+import sys
+from pose_nb.tables.zoo import ROWS
+from pose_nb.tables.rows import diff
+for row in ROWS:
+    print(row)
+    print(diff(ROWS[0], row))
+print([name for name in ("timm", "torchvision") if name in sys.modules])
+"""
+
+
+def told(hash_seed):
+    environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+    command = [sys.executable, "-c", TELL]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    return done.stdout
+
+
+def test_cards_and_differences_are_the_same_in_every_run():
+    first = told("1")
+    assert first == told("2")
+    assert "0x" not in first and "<" not in first
+    assert first.endswith("[]\n"), "a card needs no network, and so neither timm nor torchvision"
+    assert first.count("\n  loss       ") == 87 and "adaptive_wing" in first
+
+
+def test_a_changed_network_is_counted_anew():
+    """The printed sizes belong to the printed network, input and skeleton, not to the id."""
+    row = get_row("coco/resnet-50")
+    assert size(row) == (33_999_697, 5_426_380_800)
+    assert size(replace(row, network=networks.alexnet))[0] == FACTS["coco/alexnet"].parameters
+    mpii = get_row("mpii/resnet-50")
+    assert size(replace(row, benchmark=mpii.benchmark, codec=mpii.codec)) == size(mpii)
+
+
+def test_a_difference_names_nested_fields():
+    found = diff(get_row("wflw/hrnetv2-w18"), get_row("wflw/hrnetv2-w18-awing"))
+    assert found["recipe.supervise.loss.losses"] == ("keypoint_mse", "adaptive_wing")
+    assert set(found) == {"id", "published", "checkpoints", "recipe.supervise.loss.losses"}
+
+
+def test_ids_are_listed_without_torch():
+    code = "import sys, pose_nb; print(len(pose_nb.list_models()), 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "87 False\n"
+    assert pose_nb.list_models() == [row.id for row in ROWS]
+
+
+def test_facts_are_those_of_the_result_pages(reference):
+    """Figures, files and starts of all rows, against an independent list."""
+    with open(reference / "rows.csv", encoding="utf-8") as file:
+        lines = {line["row_id"]: line for line in csv.DictReader(file)}
+    assert set(lines) == set(FACTS)
+    for name, line in lines.items():
+        facts = FACTS[name]
+        figures = [line[f"metric{i}"] for i in range(1, 8) if line[f"metric{i}_name"]]
+        assert list(facts.published.values()) == [float(value) for value in figures], name
+        assert facts.input_size == (int(line["input_w"]), int(line["input_h"])), name
+        assert facts.checkpoints == tuple(line["ckpt_url_file"].split(";")), name
+        assert facts.continues == line["load_from"], name
+        start = line["init_checkpoint"]
+        assert facts.starts_from == ("" if "random" in start else start), name
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
+def test_a_row_holds_objects_only(row):
+    """Nothing is looked up by a word: the network is a function that imports what it needs."""
+    network = row.network()
+    assert row.network is getattr(networks, FACTS[row.id].network)
+    assert callable(network.backbone) and callable(network.head)
+    assert all(isinstance(rule, tuple) and len(rule) == 2 for rule in network.names)
