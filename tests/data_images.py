@@ -1,4 +1,4 @@
-"""Drawn images for the data tests: smooth waves plus noise, from numpy's frozen legacy generator."""
+"""Drawn images for the data tests: smooth waves and noise, from numpy's frozen legacy generator."""
 
 import numpy as np
 

@@ -37,6 +37,7 @@ def test_a_page_is_complete_and_fetches_nothing(tmp_path):
 
 def test_the_dark_has_a_colour_for_every_variable():
     light, dark = (set(re.findall(r"(--\w+):", part)) for part in page.STYLE.split("@media")[:2])
+    assert ".drawing text { fill: currentColor }" in page.STYLE, "SVG text is black by default"
     assert light == dark - {"--value", "--reach"} and set(page._VARIABLES) <= {n[2:] for n in light}
     assert set(re.findall(r"var\((--\w+)\)", page.STYLE)) - {"--value", "--reach"} <= light
 

@@ -1,4 +1,4 @@
-"""The README's commands, options and links exist, and settings.ini is the one home of the requirements."""
+"""The README's commands, options and links exist; settings.ini is the requirements' one home."""
 
 import ast
 import importlib

@@ -18,9 +18,10 @@ from pycocotools.cocoeval import COCOeval
 
 from ..files import InputError
 
-Numbers = Sequence[float] | np.ndarray
-
 # %% ../../nbs/parts/530_metrics.oks.ipynb #dbb63ad3
+Numbers = Sequence[float] | np.ndarray  # one for each keypoint
+
+
 def _outside_box(points: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """How far points (P, K, 2) lie outside boxes (P, 4) x y w h, widened by one box each way."""
     corner, size = boxes[:, None, :2], boxes[:, None, 2:]

@@ -90,7 +90,7 @@ HEAD = {"head_yaw": (-35, 35), "head_pitch": (-12, 18), "head_roll": (-10, 10)}
 STANDING_LEG = {"hip_flex": (-6, 10), "hip_abd": (0, 11), "hip_turn": (-5, 20), "knee": (0, 12)}
 
 # %% ../../nbs/parts/910_synth.body.ipynb #8ec7da3e
-def choose(rng: np.random.Generator, shares: dict):
+def choose(rng: np.random.Generator, shares: dict) -> str:
     """One of the keys, as often as its share says."""
     return list(shares)[rng.choice(len(shares), p=list(shares.values()))]
 

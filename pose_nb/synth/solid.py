@@ -94,7 +94,9 @@ def _trace_balls(solid: Solid, products: tuple) -> tuple[np.ndarray, np.ndarray,
     return nearest < 1e8, nearest * (1 / length) + solid.start[2], where
 
 # %% ../../nbs/parts/920_synth.solid.ipynb #afa780b6
-def surface(solid: Solid, x, y, z, u) -> tuple[list, list]:
+def surface(
+    solid: Solid, x: np.ndarray, y: np.ndarray, z: np.ndarray, u: np.ndarray
+) -> tuple[list, list]:
     """The offset from the axis, three arrays (n,), and the unit normal, likewise, at points."""
     start, axis, stretch = solid.start, solid.axis, solid.stretch
     place = x - start[0] - u * axis[0], y - start[1] - u * axis[1], z - start[2] - u * axis[2]

@@ -233,7 +233,7 @@ def _people(truth: dict, source: str) -> list[dict]:
 
 
 def measure_posetrack(
-    records: Records, poses: Poses, truth: Truth, nms: float | None = None
+    records: Records, poses: Poses, truth: list[dict], nms: float | None = None
 ) -> Measured:
     """PoseTrack18's figures in percent against its videos, after NMS.
 
