@@ -1,18 +1,18 @@
-"""What each network of the tables costs: parameters, multiply-adds, and the time of a forward pass per image.
+"""What each network of the tables costs: parameters, multiply-adds, time of a forward pass.
 
-    python bench/networks.py [--rows PATTERN] [--device cpu|cuda] [--quick] [--out bench/records/networks.json]
+    python bench/networks.py [--rows PATTERN] [--device cpu|cuda] [--quick] [--out FILE]
 
-Rows that share a network share its figures; it is timed once. A CPU is timed in float32 with one image at a time, a GPU in bfloat16 (autocast),
-channels_last, compiled, with 32 images at a time. Each time is the median of three runs after a warm-up; --quick skips the times.
-The network has random weights. Nothing is recorded for a device that was not there.
+Rows that share a network share its figures; it is timed once. A CPU is timed in float32 with one
+image at a time, a GPU in bfloat16 (autocast), channels_last, compiled, with 32 images at a time.
+Each time is the median of three runs after a warm-up; --quick skips the times. The network has
+random weights. Nothing is recorded for a device that was not there. The record of this project is
+bench/records/networks.json.
 """
 
 import argparse
 import os
-import platform
 import shlex
 import statistics
-import subprocess
 import sys
 import time
 from datetime import date
@@ -22,12 +22,14 @@ import torch
 
 import pose_nb
 from pose_nb.networks.cost import macs, parameters
-from pose_nb.evaluation import pick_device
+from pose_nb.environment import code_version, hardware
+from pose_nb.inference import pick_device
 from pose_nb.files import InputError, write_json
 
 MODES = {
     "cpu": "float32, 1 image at a time, median of 3 after 1 warm-up; ms per image",
-    "cuda": "bfloat16 autocast, channels_last, torch.compile, 32 images at a time, median of 3 × 10 passes after 3 warm-ups, synchronised; ms per image",
+    "cuda": "bfloat16 autocast, channels_last, torch.compile, 32 images at a time, "
+    "median of 3 × 10 passes after 3 warm-ups, synchronised; ms per image",
 }
 
 
@@ -92,26 +94,12 @@ def measure(row, device, quick):
     return figures
 
 
-def hardware(device):
-    """The name of the chip that was timed."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-
-
-def commit():
-    """The commit of the code, with a + if files differ from it."""
-
-    def git(*words):
-        return subprocess.run(
-            ["git", *words], capture_output=True, text=True, cwd=Path(__file__).parent
-        ).stdout.strip()
-
-    return git("rev-parse", "HEAD") + (
-        "+" if git("status", "--porcelain", "--untracked-files=no") else ""
-    )
+def line(group, found):
+    """What is printed about one network."""
+    times = [f"{found[k]:10.2f} ms per image" for k in ("cpu_ms", "gpu_ms") if k in found]
+    others = f"   (and {len(group) - 1} more)" if len(group) > 1 else ""
+    counts = f"{found['parameters'] / 1e6:9.2f} M parameters{found['macs'] / 1e9:9.2f} G mult-adds"
+    return f"{group[0].id:36s}{counts}{''.join(times)}{others}"
 
 
 def main():
@@ -131,37 +119,26 @@ def main():
     parser.add_argument("--out", type=Path, metavar="FILE")
     options = parser.parse_args()
     try:
-        device, rows = (
-            pick_device(options.device),
-            [pose_nb.get_row(i) for i in pose_nb.list_models(options.rows)],
-        )
+        device = pick_device(options.device)
+        rows = [pose_nb.get_row(name) for name in pose_nb.list_models(options.rows)]
     except InputError as error:
         sys.exit(str(error))
     if not rows:
-        sys.exit(
-            f"no row matches {options.rows!r}; the tables are {', '.join(dict.fromkeys(i.split('/')[0] for i in pose_nb.list_models()))}"
-        )
+        sys.exit(f"no row matches {options.rows!r}; `pose-nb list` shows all")
     if device.type not in MODES and not options.quick:
         sys.exit(f"device {device.type}: times are for {' and '.join(MODES)}")
 
-    began, loads, figures = commit(), [os.getloadavg()[0]], {}
+    began, loads, figures = code_version(), [os.getloadavg()[0]], {}
     for group in shared_networks(rows):
         found = measure(group[0], device, options.quick)
         figures |= {row.id: found for row in group}
         loads.append(os.getloadavg()[0])
-        times = "".join(
-            f"{found[k]:10.2f} ms per image" for k in ("cpu_ms", "gpu_ms") if k in found
-        )
-        print(
-            f"{group[0].id:36s}{found['parameters'] / 1e6:9.2f} M parameters{found['macs'] / 1e9:9.2f} G multiply-adds{times}"
-            + (f"   (and {len(group) - 1} more)" if len(group) > 1 else ""),
-            flush=True,
-        )
+        print(line(group, found), flush=True)
     record = {
         "command": shlex.join(["python", "bench/networks.py", *sys.argv[1:]]),
         "commit": began,
         "date": str(date.today()),
-        "hardware": hardware(device),
+        "hardware": hardware(str(device)),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "mode": "counted only" if options.quick else MODES[device.type],
