@@ -140,6 +140,7 @@ figcaption { font-size: .92rem; padding: .3rem .1rem }
 .hero { align-self: center } .hero img { border-radius: .9rem; box-shadow: 0 .5rem 2rem #0003 }
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr));
   gap: 1.6rem } .drawing svg { width: 100%; height: auto; display: block }
+.drawing text { fill: currentColor }
 .bars, .facts { display: grid; grid-template-columns: max-content 1fr; gap: .3rem 1rem;
   max-width: 48rem; margin: 1rem 0 } dd { margin: 0; overflow-wrap: anywhere }
 .bars dd { display: flex; align-items: center; gap: .5rem } .bars b, .bars small { width: 3.9rem;
