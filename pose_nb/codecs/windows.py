@@ -42,9 +42,8 @@ def gaussian_window(
     """
     start, end = window_ends(n, sigma)
     x = torch.arange(length, device=n.device, dtype=n.dtype)
-    distance = (x - n[..., None]) - (mu - n)[..., None]
-    if sigma == LOPSIDED_SIGMA:  # the patch's middle is its entry 5, wherever the window begins
-        distance = distance - (start + 5 - n)[..., None]
+    middle = math.ceil(3 * sigma)  # the pixel's place in its window, wherever that begins
+    distance = (x - start[..., None]) - (middle + (mu - n))[..., None]
     inside = (x >= start[..., None]) & (x < end[..., None])
     values = torch.exp(-(distance**2) / (2 * sigma**2))
     return torch.where(inside, values, 0), (start >= length) | (end < 0)
