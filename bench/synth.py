@@ -1,6 +1,6 @@
 """How fast synthetic images are drawn and written.
 
-    python bench/synth.py [--images 200] [--workers 2]
+python bench/synth.py [--images 200] [--workers 2]
 """
 
 import argparse
