@@ -44,14 +44,14 @@ class LocalAttention(nn.Module):
 
 # %% ../../nbs/parts/458_backbones.hrformer.ipynb #2f664c0b
 class ConvFeedForward(nn.Module):
-    """1×1 to ratio·width, 3×3 depthwise, 1×1 back, each with batch norm and GELU.
+    """1×1 to 4·width, 3×3 depthwise, 1×1 back, each with batch norm and GELU.
 
     forward: (B, width, H, W) -> the same shape.
     """
 
-    def __init__(self, width: int, ratio: int = 4):
+    def __init__(self, width: int):
         super().__init__()
-        wide = ratio * width
+        wide = 4 * width
         self.fc1, self.norm1 = nn.Conv2d(width, wide, 1), nn.BatchNorm2d(wide)
         self.dw3x3 = nn.Conv2d(wide, wide, 3, padding=1, groups=wide)
         self.norm2 = nn.BatchNorm2d(wide)

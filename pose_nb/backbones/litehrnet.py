@@ -42,11 +42,11 @@ class CrossResolutionWeighting(nn.Module):
     of the last map and copied to the sizes of the others.
     """
 
-    def __init__(self, widths: Sequence[int], ratio: int = 8):
+    def __init__(self, widths: Sequence[int]):
         super().__init__()
         self.widths, total = list(widths), sum(widths)
-        self.conv1 = conv_bn(total, total // ratio)
-        self.conv2 = conv_bn(total // ratio, total, relu=False)
+        self.conv1 = conv_bn(total, total // 8)
+        self.conv2 = conv_bn(total // 8, total, relu=False)
 
     def forward(self, maps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         h, w = maps[-1].shape[-2:]
@@ -61,10 +61,10 @@ class CrossResolutionWeighting(nn.Module):
 class SpatialWeighting(nn.Module):
     """A weight in 0..1 per channel, from the means of all channels (squeeze and excite)."""
 
-    def __init__(self, width: int, ratio: int = 4):
+    def __init__(self, width: int):
         super().__init__()
-        self.conv1 = nn.Sequential(OrderedDict(conv=nn.Conv2d(width, width // ratio, 1)))
-        self.conv2 = nn.Sequential(OrderedDict(conv=nn.Conv2d(width // ratio, width, 1)))
+        self.conv1 = nn.Sequential(OrderedDict(conv=nn.Conv2d(width, width // 4, 1)))
+        self.conv2 = nn.Sequential(OrderedDict(conv=nn.Conv2d(width // 4, width, 1)))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x * torch.sigmoid(self.conv2(F.relu(self.conv1(x.mean((2, 3), keepdim=True)))))

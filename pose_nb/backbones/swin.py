@@ -110,15 +110,15 @@ class KeptMask:
 
 # %% ../../nbs/parts/456_backbones.swin.ipynb #71664c5f
 class SwinBlock(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)), on maps (B, H, W, C).
+    """x + attention(norm(x)), then x + mlp(norm(x)), on maps (B, H, W, C); windows of 7.
 
     shift: by how many tokens the windows are moved; 0 for an ordinary block.
     """
 
-    def __init__(self, width: int, heads: int, shift: int, size: int = 7, drop_path: float = 0.0):
+    def __init__(self, width: int, heads: int, shift: int, drop_path: float = 0.0):
         super().__init__()
-        self.size, self.shift, self.mask = size, shift, KeptMask(size, shift)
-        self.norm1, self.attn = nn.LayerNorm(width), WindowAttention(width, heads, size)
+        self.size, self.shift, self.mask = 7, shift, KeptMask(7, shift)
+        self.norm1, self.attn = nn.LayerNorm(width), WindowAttention(width, heads)
         self.norm2, self.ffn = nn.LayerNorm(width), Mlp(width, 4 * width)
         self.drop_path = DropPath(drop_path)
 

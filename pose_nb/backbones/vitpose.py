@@ -148,20 +148,16 @@ def frame_patches(weight: torch.Tensor) -> torch.Tensor:
     return F.pad(weight, (before, after, before, after))
 
 # %% ../../nbs/parts/452_backbones.vitpose.ipynb #89e7720c
-def from_timm(
-    state_dict: Mapping[str, torch.Tensor], grid: tuple[int, int] = (12, 16)
-) -> dict[str, torch.Tensor]:
-    """State dict of timm's VisionTransformer, renamed for `ViT`.
+def from_timm(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """State dict of timm's VisionTransformer, renamed for `ViT`; patches are framed to 16×16.
 
-    Patches of 14 are framed, positions resized to `grid` = (columns, rows); class token and
-    classifier are left out.
+    Class token and classifier are left out. The table of positions stays as it is, for
+    `resize_pos_embed`: with a class token's entry first, and for timm's image size.
     """
     renamed = {}
     for key, value in state_dict.items():
         if key in ("cls_token", "reg_token") or key.startswith(("head.", "fc_norm.")):
             continue
-        if key == "pos_embed":
-            value = resize_pos_embed(value[:, 1:] if "cls_token" in state_dict else value, grid)
         if key == "patch_embed.proj.weight":
             value = frame_patches(value)
         key = re.sub(r"^patch_embed\.proj\.", "patch_embed.", key)
