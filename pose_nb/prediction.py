@@ -19,7 +19,7 @@ from .data.crop import crop_image, read_image
 from .data.poses import Poses
 from .files import InputError, read_json, shown
 from .geometry import box_to_center_scale
-from .inference import crops_to_keypoints, pick_device, row_of
+from .inference import crops_to_keypoints, pick_device, ready, row_of
 
 # %% ../nbs/parts/830_prediction.ipynb #15de9800
 class Crop(NamedTuple):
@@ -116,7 +116,7 @@ def predict(
     """
     row, device = row_of(model, row), pick_device(device)
     images, boxes = _as_lists(images, boxes)
-    model = model.to(device).eval()
+    model = ready(model, device)
     flip = row.flip if flip is None else flip
     indices = row.skeleton.flip_indices if flip else None
     crops, parts = _crops(images, boxes, row), []
@@ -125,7 +125,7 @@ def predict(
         chw = torch.from_numpy(pixels).permute(0, 3, 1, 2)
         place = torch.from_numpy(center), torch.from_numpy(scale)
         points, scores = crops_to_keypoints(model, chw, *place, row.codec, indices, device)
-        parts.append((points.numpy(), scores.numpy(), box, scale.prod(1), image))
+        parts.append((points.cpu().numpy(), scores.cpu().numpy(), box, scale.prod(1), image))
     return _joined(parts, row.skeleton, _image_names(images))
 
 # %% ../nbs/parts/830_prediction.ipynb #580178cd

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from .records import Records
+from ..codecs.peaks import constant_on
 from ..files import InputError, existing_file, shown
 from ..geometry import crop_matrix
 
@@ -193,5 +194,10 @@ def normalise(images: torch.Tensor) -> torch.Tensor:
 
     Also takes one image (3, h, w).
     """
-    mean, std = (torch.tensor(v, device=images.device).view(3, 1, 1) for v in (MEAN, STD))
-    return (images.float() - mean) / std
+    values = images.float()
+    mean, std = (constant_on(values, _per_channel, v) for v in (MEAN, STD))
+    return (values - mean) / std
+
+
+def _per_channel(values: tuple[float, ...]) -> list[list[list[float]]]:
+    return [[[value]] for value in values]

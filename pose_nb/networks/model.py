@@ -18,6 +18,8 @@ class PoseModel(nn.Module):
     result; `model(images, all_stages=True)` is the same for a wrapper that only calls.
     """
 
+    source = ""  # the file of its weights, where it has some
+
     def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
         super().__init__()
         self.backbone, self.head = backbone, head

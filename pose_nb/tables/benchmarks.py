@@ -108,6 +108,11 @@ class Benchmark:
         """The splits that the published figures need, each once."""
         return self.averaged or tuple(dict.fromkeys(self.splits.values()))
 
+    @property
+    def folds(self) -> tuple[tuple[str, str], ...]:
+        """(training split, test split) of each network that a row has: one, or three for JHMDB."""
+        return tuple((split.replace("val", "train"), split) for split in self.averaged or ("val",))
+
     def load(self, root: str | Path, split: str = "val", boxes: str | Path = "gt") -> Records:
         """Records of a split below `root`; boxes: "gt", "det" (the set's file), or a path."""
         return self.data.load(root, split, boxes)

@@ -79,7 +79,9 @@ def _create(row: Row, weights: str | Path | None) -> PoseModel:
     model = network.build(len(row.skeleton), row.codec)
     model.row = row  # type: ignore[assignment]
     if weights is not None:
-        load_weights(model, weights_file(weights, row.checkpoints), network.names)
+        file = weights_file(weights, row.checkpoints)
+        load_weights(model, file, network.names)
+        model.source = str(file)
     return model
 
 # %% ../../nbs/parts/737_tables.rows.ipynb #c116f98f
