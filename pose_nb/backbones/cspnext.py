@@ -12,6 +12,8 @@ import torch
 from timm.models.cspnext import CspNext
 from torch import nn
 
+from ..networks.layers import zero_biases
+
 # %% ../../nbs/parts/428_backbones.cspnext.ipynb #174a481a
 class CSPNeXt(nn.Module):
     """CSPNeXt (RTMDet, 2022) from timm's parts, without classifier; the last stage is given out.
@@ -26,6 +28,7 @@ class CSPNeXt(nn.Module):
         self.channels = (parts.num_features,)
         self.stem = parts.stem
         self.stage1, self.stage2, self.stage3, self.stage4 = parts.stages
+        zero_biases(self)  # of the gates
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         x = self.stage1(self.stem(images))  # (B, 128·widen, h/4, w/4)

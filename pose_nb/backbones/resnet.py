@@ -12,6 +12,8 @@ import torch
 from timm.models.resnet import Bottleneck, ResNet
 from torch import nn
 
+from ..networks.layers import zero_biases
+
 # %% ../../nbs/parts/404_backbones.resnet.ipynb #e3520a6f
 class ResNetTrunk(nn.Module):
     """Stem and four stages of a timm `ResNet`, without pooling and classifier.
@@ -39,7 +41,9 @@ DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}  # blocks pe
 
 def timm_trunk(depth: int, block: Any = Bottleneck, **variant: Any) -> ResNetTrunk:
     """The trunk of timm's `ResNet` of 50, 101 or 152 layers; variant: that class's arguments."""
-    return ResNetTrunk(ResNet(block, DEPTHS[depth], num_classes=0, **variant))
+    trunk = ResNetTrunk(ResNet(block, DEPTHS[depth], num_classes=0, **variant))
+    zero_biases(trunk)  # of the gates that some variants have
+    return trunk
 
 # %% ../../nbs/parts/404_backbones.resnet.ipynb #5bfa42cb
 def resnet50() -> ResNetTrunk:

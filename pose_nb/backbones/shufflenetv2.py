@@ -10,6 +10,9 @@ import torch
 from torch import nn
 from torchvision.models import shufflenet_v2_x1_0
 
+from .shufflenetv1 import shuffle_start
+from ..networks.layers import kaiming_start
+
 # %% ../../nbs/parts/426_backbones.shufflenetv2.ipynb #3c9b5307
 class ShuffleNetV2(nn.Module):
     """torchvision's ShuffleNetV2 (width 1.0) without pooling and classifier.
@@ -23,6 +26,9 @@ class ShuffleNetV2(nn.Module):
         self.conv1, self.maxpool, self.conv5 = network.conv1, network.maxpool, network.conv5
         self.stage2, self.stage3, self.stage4 = network.stage2, network.stage3, network.stage4
         self.channels = (1024,)
+        shuffle_start(self)
+        kaiming_start(self.conv1)
+        nn.init.zeros_(self.conv1[1].bias)
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         x = self.maxpool(self.conv1(images))  # 1/4

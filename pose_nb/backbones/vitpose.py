@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['layer_norm', 'PUBLISHED_NAMES', 'drop_path_rates', 'patch_grid', 'ViT', 'vit_small', 'vit_base', 'vit_huge',
-           'resize_pos_embed', 'layer_id', 'frame_patches', 'from_timm']
+           'resize_pos_embed', 'layer_id', 'frame_patches', 'from_timm', 'from_dino']
 
 # %% ../../nbs/parts/452_backbones.vitpose.ipynb #c9f23d3e
 import math
@@ -19,7 +19,6 @@ from timm.models.vision_transformer import Block
 from torch import nn
 
 from ..files import InputError
-from ..networks.layers import linear_start
 
 # %% ../../nbs/parts/452_backbones.vitpose.ipynb #e5b867bc
 layer_norm: Any = partial(nn.LayerNorm, eps=1e-6)  # the vision transformers' epsilon
@@ -66,7 +65,7 @@ class ViT(nn.Module):
         )
         self.ln1 = layer_norm(width)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        linear_start(self)
+        _mlp_start(self)
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         size = (images.shape[-1], images.shape[-2])
@@ -80,6 +79,14 @@ class ViT(nn.Module):
         for layer in self.layers:
             tokens = layer(tokens)
         return [self.ln1(tokens).transpose(1, 2).reshape(grid.shape)]
+
+# %% ../../nbs/parts/452_backbones.vitpose.ipynb #675885ea
+def _mlp_start(network: nn.Module) -> None:
+    """The layers after each attention: Glorot's uniform weights, biases of deviation 1e-6."""
+    for name, layer in network.named_modules():
+        if ".mlp." in name and isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.normal_(layer.bias, std=1e-6)
 
 # %% ../../nbs/parts/452_backbones.vitpose.ipynb #355c8065
 def vit_small(image_size: tuple[int, int] = (192, 256)) -> ViT:
@@ -164,3 +171,9 @@ def from_timm(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]
         key = re.sub(r"^norm\.", "ln1.", key)
         renamed[re.sub(r"^blocks\.", "layers.", key)] = value
     return renamed
+
+# %% ../../nbs/parts/452_backbones.vitpose.ipynb #d637b8c6
+def from_dino(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """`from_timm` without the class token's place in the table of positions."""
+    renamed = from_timm(state_dict)
+    return {**renamed, "pos_embed": renamed["pos_embed"][:, 1:]}
