@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['app', 'data_app', 'weights_app', 'RowId', 'DataRoot', 'Weights', 'Batch', 'Workers', 'Limit', 'Device', 'Seed',
            'Flip', 'Split', 'Start', 'Epochs', 'BatchEach', 'Accumulate', 'Lr', 'Precision', 'EvalEvery', 'ValLimit',
-           'Boxes', 'Oracle', 'ResultFolder', 'Images', 'BoxesFile', 'Box', 'Threshold', 'DrawingFolder', 'list_rows',
-           'info', 'table', 'demo', 'train', 'evaluate', 'predict', 'data_synth', 'doctor', 'weights_convert',
-           'weights_import', 'main']
+           'Boxes', 'Oracle', 'ResultFolder', 'Images', 'BoxesFile', 'Box', 'Threshold', 'DrawingFolder', 'SetName',
+           'list_rows', 'info', 'table', 'demo', 'train', 'evaluate', 'predict', 'data_synth', 'data_list',
+           'data_recipe', 'data_prepare', 'data_verify', 'doctor', 'weights_convert', 'weights_import', 'main']
 
 # %% ../nbs/parts/860_cli.ipynb #f0b22c57
 import json
@@ -30,7 +30,9 @@ app = typer.Typer(
     help="Top-down heatmap pose estimation: list, train, evaluate and use the models of the "
     "published tables.",
 )
-data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make data sets.")
+data_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="List, make and check data sets."
+)
 weights_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Convert and import published weight files."
 )
@@ -338,6 +340,70 @@ def data_synth(
 
     make_dataset(out, train=train, val=val, seed=seed)
     print(f"{out}: {train} training and {val} validation images of synthetic people (seed {seed})")
+
+# %% ../nbs/parts/860_cli.ipynb #28fd14d6
+_SET = "name of a data set; `pose-nb data list` shows all"
+SetName = Annotated[str, typer.Argument(metavar="NAME", help=_SET)]
+
+
+@data_app.command("list")
+def data_list() -> None:
+    """List the data sets of the tables: keypoints, and instances of the complete splits."""
+    from pose_nb.sources.prepare import list_sets
+
+    print(*list_sets(), sep="\n")
+
+
+@data_app.command("recipe")
+def data_recipe(name: SetName) -> None:
+    """The page about a data set: terms, where to get it, layout, counts, disk and time."""
+    from pose_nb.sources.prepare import page
+
+    print(page(name))
+
+# %% ../nbs/parts/860_cli.ipynb #b725f234
+_RAW = "folder of the owners' files, unpacked or in archives; without: they are in place"
+_OUT = "the set's folder, which is made if need be, such as data/coco"
+
+
+@data_app.command("prepare")
+def data_prepare(
+    name: SetName,
+    out: Annotated[Path, typer.Option(help=_OUT)],
+    raw: Annotated[Path | None, typer.Option(help=_RAW)] = None,
+    zero_based: Annotated[
+        bool, typer.Option("--zero-based", help="300W: subtract 1 from all coordinates")
+    ] = False,
+) -> None:
+    """Make a data set from its owners' files, and check it; the same words again go on."""
+    _folder(out)
+    from pose_nb.sources.prepare import prepare
+
+    verdict = prepare(name, raw, out, zero_based=zero_based)
+    print(verdict)
+    if verdict.differences:
+        raise typer.Exit(1)
+
+# %% ../nbs/parts/860_cli.ipynb #f43617fa
+_ROOT = "the set's folder, or the folder above it"
+
+
+@data_app.command("verify")
+def data_verify(
+    name: SetName,
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help=_ROOT)],
+    split: Annotated[
+        list[str] | None, typer.Option(help="check this split only; may be repeated")
+    ] = None,
+    decode: Annotated[bool, typer.Option("--decode", help="also read every picture")] = False,
+) -> None:
+    """Check counts, checksums, picture sizes, boxes and keypoints of a data set."""
+    from pose_nb.sources.verify import verify
+
+    verdict = verify(name, root, split, decode)
+    print(verdict)
+    if verdict.differences:
+        raise typer.Exit(1)
 
 # %% ../nbs/parts/860_cli.ipynb #da94467d
 @app.command()

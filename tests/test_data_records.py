@@ -386,7 +386,7 @@ def test_custom_formats_agree(tmp_path):
 
 
 def test_entries_name_what_is_missing(tmp_path):
-    with pytest.raises(InputError, match="person_keypoints_val2017.json.*data_recipes/coco"):
+    with pytest.raises(InputError, match="person_keypoints_val2017.json.*data recipe coco"):
         sets.SETS["coco"].load(tmp_path)
     with pytest.raises(InputError, match="no split 'dev'"):
         sets.SETS["wflw"].load(tmp_path, "dev")

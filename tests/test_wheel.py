@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 def wheel(tmp_path_factory):
     """The wheel, built from a copy so that no build folder is left in the project."""
     work = tmp_path_factory.mktemp("wheel")
-    wanted = ["pose_nb", "*.toml", "*.ini", "*.md", "setup.py"]
+    wanted = ["pose_nb", "data_recipes", "*.toml", "*.ini", "*.md", "setup.py"]
     command = ["git", "ls-files", "-co", "--exclude-standard", "--", *wanted]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:

@@ -38,6 +38,7 @@ class PoseSet:
     detections: str | None = None  # box file of a detector for split "val"
     min_score: float | None = None  # its threshold
     counts: dict[str, int] = field(default_factory=dict)  # split -> instances of the complete set
+    image_counts: dict[str, int] = field(default_factory=dict)  # split -> pictures that it lists
 
     def root(self, root: str | Path, split: str = "val") -> Path:
         """The set's folder: `root` itself or `root`/`folder`; InputError if neither has the
@@ -76,7 +77,7 @@ def _find_root(data: PoseSet, root: Path, split: str) -> Path:
             return folder
     raise InputError(
         f"{data.name}, split {split}: expected the file {root / file} or "
-        f"{root / data.folder / file}; data_recipes/{data.name}/README.md says how to get it"
+        f"{root / data.folder / file}; `pose-nb data recipe {data.name}` says how to get it"
     )
 
 # %% ../../nbs/parts/710_tables.sets.ipynb #39581b99
@@ -142,14 +143,17 @@ _DETECTIONS = "person_detection_results/{}_detections_AP_H_56_person.json"
 PEOPLE = (
     PoseSet("coco", skeletons.COCO, "coco",
             _splits("annotations/person_keypoints_{}2017.json", **_BOTH), _COCO_IMAGES,
-            detections=_DETECTIONS.format("COCO_val2017"), counts=dict(train=149813, val=6352)),
+            detections=_DETECTIONS.format("COCO_val2017"), counts=dict(train=149813, val=6352),
+            image_counts=dict(train=118287, val=5000)),
     PoseSet("mpii", skeletons.MPII, "mpii",
             _splits("annotations/mpii_{}.json", **_BOTH, trainval="trainval"),
-            read=load_mpii, options=mpii_options, counts=dict(val=2958)),
+            read=load_mpii, options=mpii_options, counts=dict(train=22246, val=2958)),
     PoseSet("crowdpose", skeletons.CROWDPOSE, "crowdpose",
             _splits("annotations/mmpose_crowdpose_{}.json", train="trainval", val="test"),
-            read=load_crowdpose, detections="annotations/det_for_crowd_test_0.1_0.5.json"),
-    PoseSet("aic", skeletons.AIC, "aic", _splits("annotations/aic_{}.json", **_BOTH), _AIC_IMAGES),
+            read=load_crowdpose, detections="annotations/det_for_crowd_test_0.1_0.5.json",
+            image_counts=dict(train=12000, val=8000)),
+    PoseSet("aic", skeletons.AIC, "aic", _splits("annotations/aic_{}.json", **_BOTH), _AIC_IMAGES,
+            image_counts=dict(train=210000, val=30000)),
     PoseSet("jhmdb", skeletons.JHMDB, "jhmdb",
             _splits("annotations/Sub{}.json", train="1_train", val="1_test", train2="2_train",
                     val2="2_test", train3="3_train", val3="3_test"), "",
