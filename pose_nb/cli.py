@@ -334,12 +334,14 @@ def data_synth(
     train: Annotated[int, typer.Option(min=0, help="training images")] = 600,
     val: Annotated[int, typer.Option(min=0, help="validation images")] = 120,
     seed: Seed = 0,
+    form: Annotated[str, typer.Option(metavar="NAME", help="whose layout; see data list")] = "coco",
 ) -> None:
-    """Draw a data set of synthetic people, in the layout of COCO."""
-    from pose_nb.synth import make_dataset
+    """Draw a data set of synthetic people, in the layout of COCO or of any other set."""
+    from pose_nb.synth import make_form
 
-    make_dataset(out, train=train, val=val, seed=seed)
-    print(f"{out}: {train} training and {val} validation images of synthetic people (seed {seed})")
+    make_form(out, form, train=train, val=val, seed=seed)
+    of = "synthetic people" if form == "coco" else f"synthetic people, as {form} has them"
+    print(f"{out}: {train} training and {val} validation images of {of} (seed {seed})")
 
 # %% ../nbs/parts/860_cli.ipynb #28fd14d6
 _SET = "name of a data set; `pose-nb data list` shows all"

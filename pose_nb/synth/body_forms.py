@@ -17,7 +17,6 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-from scipy.io import savemat
 
 from .. import skeletons
 from .data import annotate, detections, write_compact
@@ -103,6 +102,8 @@ _HEADER = b"MATLAB 5.0 MAT-file, SYNTHETIC head boxes, drawn by pose_nb"
 
 def head_file(rows: Sequence[dict], people: Sequence[Person]) -> bytes:
     """The contents of mpii_gt_val.mat for people and their rows."""
+    from scipy.io import savemat  # here, as it takes long to import
+
     boxes = np.array([head_box(person) for person in people]).reshape(-1, 2, 2) + 1
     joints = np.array([row["joints"] for row in rows]).reshape(-1, 16, 2)
     missing = 1 - np.array([row["joints_vis"] for row in rows]).reshape(-1, 16)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from scipy.interpolate import PchipInterpolator
 
 from .body import turn
 from .solid import _brows, _eyes, _mouth, _nose
@@ -26,6 +25,8 @@ _BACKS = (0.0, 0.22, 0.34, 0.43, 0.47, 0.48, 0.46, 0.42, 0.37, 0.31, 0.26, 0.22,
 
 def profiles(heights: np.ndarray) -> np.ndarray:
     """Half width, front and back (3, n) of a head at heights (n,), in parts of its height."""
+    from scipy.interpolate import PchipInterpolator  # here, as it takes a second to import
+
     curves = np.array([_WIDTHS, _FRONTS, _BACKS])[:, ::-1]
     return np.asarray(PchipInterpolator(_HEIGHTS[::-1], curves, axis=1)(heights))
 
