@@ -408,19 +408,49 @@ def data_verify(
         raise typer.Exit(1)
 
 # %% ../nbs/parts/860_cli.ipynb #da94467d
+def _pose_set(row: str | None, form: str | None) -> Any:
+    """The data set that a row or a name means; None without either."""
+    if row and form:
+        raise InputError(f"--row {row} and --form {form}: one of them names the set")
+    if row:
+        from pose_nb.tables.zoo import get_row
+
+        return get_row(row).benchmark.data
+    if form:
+        from pose_nb.tables.sets import SETS
+
+        if form not in SETS:
+            raise InputError(f"--form {form}: no set of this name; there are {', '.join(SETS)}")
+        return SETS[form]
+    return None
+
+
 @app.command()
 def doctor(
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="folder of a data set")],
-    row: Annotated[str, typer.Option(help="a row whose data set this is")] = "coco/resnet-50",
-    split: Split = "val",
-    decode: Annotated[bool, typer.Option("--decode", help="also read every image")] = False,
+    data: Annotated[
+        Path, typer.Argument(metavar="PATH", help="a folder, a COCO-style JSON or a CSV")
+    ],
+    row: Annotated[str | None, typer.Option(help="a row whose data set this is")] = None,
+    form: Annotated[str | None, typer.Option(help="the set: coco, mpii, wflw, ...")] = None,
+    split: Annotated[str | None, typer.Option(help="one split only: train, val, ...")] = None,
+    images: Annotated[Path | None, typer.Option(help="image folder; else looked for")] = None,
+    decode: Annotated[bool, typer.Option("--decode", help="also decode every picture")] = False,
+    duplicates: Annotated[
+        bool, typer.Option("--duplicates", help="compare all pictures, not the first 5,000")
+    ] = False,
+    report: Annotated[Path | None, typer.Option(help="write a page with pictures: x.html")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print findings as JSON")] = False,
 ) -> None:
-    """Read a data set as training would, and say what is usable and what is left out and why."""
-    from pose_nb.doctor import report
-    from pose_nb.tables.zoo import get_row
+    """Examine labels and pictures, say what is wrong and what to do; exit status 1 for errors."""
+    from pose_nb.doctor import examine
 
-    for line in report(get_row(row).benchmark, data, split, decode):
-        print(line)
+    exam = examine(data, _pose_set(row, form), split, images, decode, duplicates)
+    print(json.dumps(exam.to_dict(), indent=1) if as_json else exam)
+    if report is not None:
+        exam.to_html(report)
+        print(f"{report}: the report with pictures", file=sys.stderr)
+    if exam.errors:
+        raise typer.Exit(1)
 
 # %% ../nbs/parts/860_cli.ipynb #e4e70886
 @weights_app.command("convert")

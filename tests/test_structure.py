@@ -32,13 +32,14 @@ LAYERS = [
     ["weights"],
     ["tables"],
     ["sources"],
+    ["doctor"],
     ["inference"],
     ["evaluation", "prediction", "tracking"],
     ["run_state", "learner", "training"],
-    ["demo_page", "demo", "pictures", "doctor", "cli"],
+    ["demo_page", "demo", "pictures", "cli"],
 ]
 LEAVES = ["viz", "page", "synth", "lessons"]
-MAY_USE_LEAVES = ["sources", "demo_page", "demo", "pictures", "cli", *LEAVES]
+MAY_USE_LEAVES = ["sources", "doctor", "demo_page", "demo", "pictures", "cli", *LEAVES]
 
 LONGEST_LINE, LONGEST_EXPORT, USUAL_EXPORT, LONGEST_LESSON = 100, 60, 25, 40
 ROW_LINE = 130  # a row of the zoo is one line
