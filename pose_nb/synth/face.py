@@ -18,10 +18,10 @@ from ..files import InputError
 from ..skeletons import WFLW
 from .body import SYNTH_KEYPOINTS, keypoints_for, turn
 from .drawing import Person
-from .figure import FINE, sample_outfit
+from .figure import FINE, Cloth, sample_outfit
 from .head import COLUMNS, ROWS, Head, flat_landmarks, make_head, normals, seen_texels
 from .scene import imitate_camera, sample_background, sample_color
-from .solid import sample_face
+from .solid import Canvas, Solid, draw_solid, sample_face
 
 # %% ../../nbs/parts/956_synth.face.ipynb #6cbf01b1
 ATTRIBUTES = ("largepose", "expression", "illumination", "makeup", "occlusion", "blur")
@@ -160,7 +160,7 @@ def _draw_mouth(brush: Brush, flat: np.ndarray, outfit: dict, makeup: bool) -> N
 def _draw_brows(brush: Brush, flat: np.ndarray, outfit: dict) -> None:
     """Each brow between the two lines that WFLW knows."""
     for brow in _BROWS:
-        brush.fill((_WFLW_MIX @ flat)[brow], outfit["hair"] * 0.8)
+        brush.fill((_WFLW_MIX @ flat)[brow], np.minimum(outfit["hair"] * 0.7, outfit["skin"] * 0.8))
 
 # %% ../../nbs/parts/956_synth.face.ipynb #ccaaaa6b
 def paint_skin(
@@ -175,7 +175,7 @@ def paint_skin(
         brush.disc((x, 0.36), (0.08, 0.07), skin * (1.0, 0.72, 0.72) if makeup else skin * 0.97)
     if outfit["beard"] and not makeup:
         brush.fill(flat[[*range(3, 14), 35, 33, 31]], outfit["hair"] * 0.6 + skin * 0.4)
-    brush.sheet = cv2.GaussianBlur(brush.sheet, (0, 0), 14)
+    brush.sheet = cv2.blur(cv2.blur(brush.sheet, (25, 25)), (25, 25))
     for x in (-0.03, 0.03):
         brush.disc((x * portrait.face["nose"], 0.314), (0.014, 0.008), skin * 0.3)
     gaze = rng.uniform(-0.012, 0.012)
@@ -197,7 +197,8 @@ def add_hair(rng: np.random.Generator, head: Head, sheet: np.ndarray, portrait: 
     if style == "bald":
         return
     thick = np.clip((head.heights[:, None] - line[None]) / 0.1, 0, 1) * 0.075
-    head.points += head.points * (1, 0.4, 1) * np.where(grown, thick, 0)[..., None].astype("f4")
+    thick = np.where(grown, thick, 0).astype(np.float32)[..., None]
+    head.points += head.points * np.float32([1, 0.4, 1]) * thick
     strands = cv2.GaussianBlur(rng.uniform(0.2, 1.8, (ROWS // 16, COLUMNS)), (0, 0), 1.2)
     strands = cv2.resize(strands, (COLUMNS, ROWS), interpolation=cv2.INTER_LINEAR)[..., None]
     color = portrait.outfit["hat"] if style == "cap" else portrait.outfit["hair"]
@@ -310,23 +311,35 @@ def splat(
     return depth, texel
 
 # %% ../../nbs/parts/956_synth.face.ipynb #7751a836
-def _clouds(
-    rng: np.random.Generator, head: Head, sheet: np.ndarray, portrait: Portrait, frame: np.ndarray
-) -> Cloud:
-    """Head, ears, neck and shoulders."""
-    lit = portrait.light, portrait.ambient
-    skin, shirt = portrait.outfit["skin"], portrait.outfit["shirt"]
-    still = np.eye(3)
+def _head_cloud(head: Head, sheet: np.ndarray, portrait: Portrait, frame: np.ndarray) -> Cloud:
+    """Head and ears."""
+    lit, skin = (portrait.light, portrait.ambient), portrait.outfit["skin"] * 0.92
     parts = [_sheet_cloud(head, sheet, frame, *lit)]
     for x in (-0.335, 0.335):
-        parts.append(_ball((x, 0.5, -0.04), (0.03, 0.09, 0.06), skin * 0.92, *lit, frame, 120))
-    parts.append(_ball((0, -0.05, -0.12), (0.19, 0.42, 0.19), skin * 0.85, *lit, still, 420))
-    parts.append(_ball((0, -0.72, -0.1), (1.0, 0.5, 0.32), shirt, *lit, still, 1100))
+        parts.append(_ball((x, 0.5, -0.04), (0.03, 0.09, 0.06), skin, *lit, frame, 120))
     points, colors, numbers = (
         np.concatenate([getattr(part, name) for part in parts])
         for name in ("points", "colors", "numbers")
     )
     return Cloud(points, colors, numbers)
+
+
+def _draw_bust(canvas: Canvas, portrait: Portrait, size: tuple[int, int]) -> None:
+    """Neck and shoulders, in place; they stay where they are when the head turns."""
+    outfit, zoom = portrait.outfit, portrait.size * size[1] * FINE
+    right, up, near = portrait.light
+    dim = 0.55 + 0.8 * portrait.ambient
+    light = (float(right * dim), float(-up * dim), float(-near * dim))
+    ends = project(
+        np.array([[0, 0.25, -0.12], [0, -0.4, -0.12], [-0.62, -0.6, -0.1]]), portrait, size
+    )
+    (x, top), (_, foot), (left, low) = ends.tolist()
+    skin, shirt = Cloth(outfit["skin"] * 0.85 * dim), Cloth(outfit["shirt"] * dim)
+    reach, thick = 0.17 * zoom, 0.3 * zoom
+    neck = Solid("neck", (x, top, 0.0), (x, foot, 0.0), reach, reach * 1.1, skin)
+    chest = Solid("chest", (left, low, 0.0), (2 * x - left, low, 0.0), thick, thick, shirt)
+    for number, solid in enumerate((neck, chest), 1):
+        draw_solid(canvas, solid, 1, number, light)
 
 
 def _object_in_front(
@@ -394,7 +407,9 @@ def draw_portrait(
     painted = cover(rng, head, sheet, flat, portrait)
     back = sample_background(rng, w, h, h * 1.5)
     canvas = cv2.resize(back, (w * FINE, h * FINE), interpolation=cv2.INTER_LINEAR)
-    depth, _ = splat(canvas, _clouds(rng, head, sheet, portrait, frame), portrait, size)
+    bust = Canvas.on(canvas)
+    _draw_bust(bust, portrait, size)
+    depth, _ = splat(canvas, _head_cloud(head, sheet, portrait, frame), portrait, size)
     places = project(points, portrait, size)
     front = np.zeros(depth.shape, bool)
     if portrait.hider == "object":
@@ -403,7 +418,7 @@ def draw_portrait(
     image = cv2.resize(canvas, (w, h), interpolation=cv2.INTER_AREA)
     if "blur" in portrait.attributes:
         image = _blurred(rng, image)
-    shows = ((depth > -np.inf) & ~front).astype(np.uint8) * 255
+    shows = (((depth > -np.inf) | (bust.person > 0)) & ~front).astype(np.uint8) * 255
     mask = cv2.resize(shows, (w, h), interpolation=cv2.INTER_AREA) > 127
     return imitate_camera(rng, image), _person(places, flags, mask)
 

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .body import turn
 from .solid import _brows, _eyes, _mouth, _nose
 
 # %% ../../nbs/parts/954_synth.head.ipynb #dfa922c7
-ROWS, COLUMNS = 640, 960  # texels: from the crown to below the chin, and once around
+ROWS, COLUMNS = 512, 768  # texels: from the crown to below the chin, and once around
 _HEIGHTS = (1.0, 0.97, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.12, 0.06, 0.02, -0.03)
 _WIDTHS = (0.0, 0.14, 0.235, 0.3, 0.325, 0.335, 0.335, 0.325, 0.3, 0.262, 0.215, 0.165, 0.12, 0.03)
 _FRONTS = (0.0, 0.19, 0.31, 0.38, 0.41, 0.42, 0.41, 0.41, 0.4, 0.385, 0.37, 0.36, 0.31, 0.1)
@@ -74,18 +73,19 @@ class Head:
 def make_head(face: dict, plump: float = 1.0) -> Head:
     """The head of somebody with these sizes of the face (as `sample_face`), so much wider."""
     rows = np.linspace(1, -0.03, ROWS)
-    wide, front, back = profiles(rows)[:, :, None]
-    wide = wide * plump
+    wide, front, back = profiles(rows).astype(np.float32)[:, :, None]
+    wide = wide * np.float32(plump)
     heights = _drop(rows, face["open"])
-    angle = (np.arange(COLUMNS) / COLUMNS - 0.5) * math.tau
-    x, z = wide * np.sin(angle), np.cos(angle)
-    z = np.where(z > 0, front * np.abs(z) ** 0.9, back * z)
-    y = np.broadcast_to(heights[:, None], x.shape)
+    angle = ((np.arange(COLUMNS) / COLUMNS - 0.5) * math.tau).astype(np.float32)
+    x, ahead = wide * np.sin(angle), np.cos(angle)
+    z = np.where(ahead > 0, front * np.abs(ahead) ** np.float32(0.9), back * ahead)
+    y = np.broadcast_to(heights.astype(np.float32)[:, None], x.shape)
+    half = slice(COLUMNS // 4, COLUMNS - COLUMNS // 4)
     for cx, cy, sx, sy, tall in _bumps(face):
-        bell = np.exp(-(((x - cx) / sx) ** 2) - ((y - cy) / sy) ** 2) * tall
-        z = z + np.where(np.cos(angle) > 0, bell, 0)
-    points = np.stack([x, y, z], -1).astype(np.float32)
-    return Head(points, heights, wide[:, 0])
+        near = np.abs(heights - cy) < 3 * sy
+        tx, ty = (x[near, half] - cx) / sx, (y[near, half] - cy) / sy
+        z[near, half] += np.exp(-tx * tx - ty * ty) * tall
+    return Head(np.stack([x, y, z], -1).astype(np.float32), heights, wide[:, 0].astype(float))
 
 # %% ../../nbs/parts/954_synth.head.ipynb #5b6cf64e
 def normals(points: np.ndarray) -> np.ndarray:
@@ -94,8 +94,9 @@ def normals(points: np.ndarray) -> np.ndarray:
     around = np.gradient(np.concatenate([points[:, -1:], points, points[:, :1]], 1), axis=1)[
         :, 1:-1
     ]
-    across = np.cross(down, around)
-    return across / np.maximum(np.linalg.norm(across, axis=-1, keepdims=True), 1e-9)
+    (a, b, c), (d, e, f) = np.moveaxis(down, -1, 0), np.moveaxis(around, -1, 0)
+    across = np.stack([b * f - c * e, c * d - a * f, a * e - b * d], -1)
+    return across / np.maximum(np.sqrt((across * across).sum(-1, keepdims=True)), 1e-9)
 
 # %% ../../nbs/parts/954_synth.head.ipynb #e16d7848
 def flat_landmarks(head: Head, face: dict) -> np.ndarray:
