@@ -34,6 +34,9 @@ from .weights.loading import weights_file
 from .weights.hashes import sha256
 
 # %% ../nbs/parts/820_evaluation.ipynb #ccd25c20
+Answer = tuple[torch.Tensor, ...]  # indices, keypoints, scores, areas of a batch
+
+
 @torch.inference_mode()
 def predict_records(
     model: nn.Module | None,
@@ -59,7 +62,7 @@ def predict_records(
     device = pick_device(device)
     part, parts = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     batches = image_batches(records, batch_size, part, parts)
-    answers = []
+    answers: list[Answer] = []
     if batches:
         grid = codec.udp if udp_crop is None else udp_crop
         dataset = PoseDataset(records, codec.input_size, udp=grid)
@@ -94,9 +97,6 @@ def _answerer(
     )
 
 # %% ../nbs/parts/820_evaluation.ipynb #8c960921
-Answer = tuple[torch.Tensor, ...]  # indices, keypoints, scores, areas of a batch
-
-
 def _gathered(answers: list[Answer], accelerator: Accelerator | None) -> list[Answer]:
     """The answers of all processes on the CPU; they leave the device in one go, at the end."""
     columns = [torch.cat(column).cpu() for column in zip(*answers)]
@@ -177,7 +177,7 @@ class Outcome:
     """What a network answered about some people, and what that is worth."""
 
     figures: dict[str, float]  # of the benchmark's measure
-    results: list[dict]  # in the data set's own format
+    results: list[dict]  # in the data set's own format; on the main process
     poses: Poses
     seconds: float  # of looking; without reading annotations and measuring
 
@@ -199,12 +199,12 @@ def test_on(
     how |= dict(udp_crop=row.udp_crop, flip=flip, accelerator=accelerator)
     poses = predict_records(model, people.records, row.codec, **how)
     seconds = time.perf_counter() - began
-    measured: list[Any] = [None]
+    figures, results = {}, []
     if accelerator is None or accelerator.is_main_process:
-        measured = [row.benchmark.measure(people.records, poses, people.truth, row.nms)]
+        figures, results = row.benchmark.measure(people.records, poses, people.truth, row.nms)
     if accelerator and accelerator.num_processes > 1:
-        measured = broadcast_object_list(measured)
-    return Outcome(*measured[0], poses, seconds)
+        figures = broadcast_object_list([figures])[0]
+    return Outcome(figures, results, poses, seconds)
 
 
 test_on.__test__ = False  # type: ignore[attr-defined]

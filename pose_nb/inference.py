@@ -57,7 +57,7 @@ def check_precision(precision: str) -> torch.dtype | None:
 
 def ready(model: nn.Module, device: str | torch.device) -> nn.Module:
     """The network on the device, in evaluation mode, in the layout that is quickest there."""
-    return model.to(device, memory_format=torch.channels_last).eval()
+    return model.to(device).to(memory_format=torch.channels_last).eval()
 
 # %% ../nbs/parts/810_inference.ipynb #68069fda
 def locate(

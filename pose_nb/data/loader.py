@@ -175,6 +175,8 @@ def worker_count(workers: int | None, samples: int, processes: int = 1) -> int:
     None at all for less than 200 samples. processes: how many share the machine.
     """
     if workers is not None:
+        if workers < 0:
+            raise InputError(f"workers {workers}: must be at least 0")
         return workers
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return 0 if samples < 200 else max((cores or 1) // processes, 1)

@@ -56,13 +56,18 @@ class FlatCosine:
         return _climb(step, self.warmup, self.start) * cosine
 
 # %% ../../nbs/parts/720_tables.recipes.ipynb #9a7b8d05
+def _on_gpu(model: nn.Module) -> bool:
+    """Whether an update can be one kernel for all parameters."""
+    return all(parameter.is_cuda for parameter in model.parameters())
+
+
 @dataclass(frozen=True)
 class Adam:
     """Plain Adam over all parameters."""
 
     def __call__(self, model: nn.Module, lr: float) -> torch.optim.Optimizer:
         trained = [p for p in model.parameters() if p.requires_grad]
-        return torch.optim.Adam([{"params": trained, "factor": 1.0}], lr)
+        return torch.optim.Adam([{"params": trained, "factor": 1.0}], lr, fused=_on_gpu(model))
 
 # %% ../../nbs/parts/720_tables.recipes.ipynb #285539af
 @dataclass(frozen=True)
@@ -105,7 +110,7 @@ class AdamW:
             {"params": parameters, "weight_decay": decay, "factor": factor}
             for (decay, factor), parameters in groups.items()
         ]
-        return torch.optim.AdamW(parts, lr)
+        return torch.optim.AdamW(parts, lr, fused=_on_gpu(model))
 
     def _kept(self, name: str, parameter: nn.Parameter) -> bool:
         return any(word in name for word in self.keep) or (self.flat and parameter.ndim == 1)

@@ -116,5 +116,11 @@ def write_safetensors(
         name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()
     }
     words = {str(key): str(value) for key, value in (metadata or {}).items()}
-    with atomic_path(path) as temporary:
-        save_file(copies, temporary, words)
+    try:
+        with atomic_path(path) as temporary:
+            save_file(copies, temporary, words)
+    except (SafetensorError, OSError) as error:
+        reason = shown(getattr(error, "strerror", None) or str(error), 200)
+        raise InputError(
+            f"{shown(path, 300)} cannot be written: {reason}; what was there before is untouched"
+        ) from None
