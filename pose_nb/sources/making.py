@@ -34,8 +34,8 @@ class Pictures:
         self.folder = Path(folder)
         self.entries: dict[str, dict] = {}
 
-    def add(self, name: str, where: object, number: int | None = None, **more: Any) -> int:
-        """The id of a picture, which is listed if it is new; InputError if its file is not there.
+    def add(self, name: str, where: object, number: int | None = None, **more: Any) -> dict:
+        """The entry of a picture, which is listed if it is new; InputError if its file is missing.
 
         where: who names it, for messages; number: its id, by default the next; more: other fields.
         """
@@ -44,7 +44,7 @@ class Pictures:
             w, h = read_image_size(self.folder / name)
             number = len(self.entries) + 1 if number is None else number
             self.entries[name] = dict(id=number, file_name=name, width=w, height=h) | more
-        return self.entries[name]["id"]
+        return self.entries[name]
 
 # %% ../../nbs/parts/762_sources.making.ipynb #87be8ca7
 def center_scale(points: np.ndarray) -> tuple[list[float], float]:
@@ -53,20 +53,25 @@ def center_scale(points: np.ndarray) -> tuple[list[float], float]:
     return ((low + high) / 2).tolist(), float((high - low).max() / 200)
 
 
-def face_entry(number: int, image_id: int, points: np.ndarray) -> dict:
-    """An annotation in COCO's form of a face with landmarks (K, 2), all of them labelled."""
+def face_entry(number: int, image: dict, points: np.ndarray) -> dict:
+    """An annotation in COCO's form of a face with landmarks (K, 2), all of them labelled.
+
+    image: the entry of its picture.
+    """
     center, scale = center_scale(points)
-    low, size = points.min(0), points.max(0) - points.min(0)
+    margin = 0.1 * (points.max(0) - points.min(0))
+    low = np.clip(points.min(0) - margin, 0, None)
+    size = np.minimum(points.max(0) + margin, [image["width"], image["height"]]) - low
     return dict(
         id=number,
-        image_id=image_id,
+        image_id=image["id"],
         category_id=1,
         iscrowd=0,
         num_keypoints=len(points),
         center=center,
         scale=scale,
-        bbox=[*(low - 0.1 * size).tolist(), *(1.2 * size).tolist()],
-        area=float(1.44 * size.prod()),
+        bbox=[*low.tolist(), *size.tolist()],
+        area=float(size.prod()),
         keypoints=np.concatenate([points, np.ones((len(points), 1))], 1).ravel().tolist(),
     )
 

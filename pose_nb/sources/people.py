@@ -124,7 +124,7 @@ def convert_aic(rows: list, image_dir: Path, source: object) -> dict:
             raise InputError(
                 f"{where}: expected image_id, human_annotations, keypoint_annotations"
             ) from None
-        number = pictures.add(name, where)
+        number = pictures.add(name, where)["id"]
         for person, box, keypoints in pairs:
             entry = aic_person(box, keypoints, f"{where}, {shown(person, 20)}")
             annotations.append(dict(id=len(annotations) + 1, image_id=number) | entry)

@@ -140,10 +140,12 @@ def _draw(data: PoseSet, folder: Path, say: Callable) -> None:
     """The contact sheet of the first split that can be drawn."""
     for split in ("val", "train", *data.annotations):
         try:
-            sheet = contact_sheet(data.load(folder, split))
+            records = data.load(folder, split)
+            sheet = contact_sheet(records)
         except InputError:
             continue
-        say(f"{save_image(folder / sheet_name(data), sheet)}: twelve of {split} to look at")
+        path = save_image(folder / sheet_name(data), sheet)
+        say(f"{path}: {min(12, len(records))} of {split} to look at")
         return
 
 # %% ../../nbs/parts/778_sources.prepare.ipynb #d05c1a60

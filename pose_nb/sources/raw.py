@@ -6,6 +6,7 @@
 __all__ = ['Rules', 'safe_name', 'RawFile', 'is_archive', 'raw_files', 'place_of', 'Placed', 'place_files']
 
 # %% ../../nbs/parts/760_sources.raw.ipynb #f8966e2c
+import lzma
 import os
 import re
 import shutil
@@ -48,6 +49,7 @@ class RawFile(NamedTuple):
     archive: Path | None = None  # the archive that it is in
 
 
+_BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError)
 _TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
 
@@ -96,7 +98,7 @@ def _archive_files(path: Path) -> Iterator[RawFile]:
     try:
         label = _stem(path.name)
         yield from read(path, label, path) if read else _tar_files(path, label)
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
+    except _BROKEN as error:
         raise InputError(f"{path}: a broken archive ({error}); fetch it again") from None
     except (NotImplementedError, RuntimeError) as error:
         raise InputError(f"{path}: cannot be unpacked here ({error}); do it by hand") from None
@@ -150,8 +152,13 @@ def _write(file: RawFile, target: Path) -> None:
             with file.open() as source, open(part, "wb") as out:
                 shutil.copyfileobj(source, out, 1 << 20)
             if part.stat().st_size != file.size:
-                raise InputError(f"{file.archive or file.path}: {file.name} is cut short")
+                raise EOFError("cut short")
         os.replace(part, target)
+    except _BROKEN as error:
+        raise InputError(
+            f"{file.archive or file.path}: {shown(file.name, 80)} is broken ({error}); fetch the "
+            "archive again"
+        ) from None
     finally:
         part.unlink(missing_ok=True)
 
