@@ -8,7 +8,7 @@ import torch
 import torchvision
 
 from pose_nb.tables import networks
-from pose_nb.weights.starts import Timm
+from pose_nb.weights.starts import Timm, Torchvision
 
 VARIANTS = """mobilenetv2 resnest101 resnest50 resnet101 resnet152 resnet50
 resnetv1d101 resnetv1d152 resnetv1d50 resnext101 resnext152 resnext50
@@ -47,7 +47,7 @@ def library(imagenet):
         return torchvision.models.get_model_builder(builder)()
 
 
-STARTING = [v for v in VARIANTS if getattr(networks, v)().imagenet is not None]
+STARTING = [v for v in VARIANTS if isinstance(getattr(networks, v)().imagenet, Timm | Torchvision)]
 
 
 @pytest.mark.parametrize("variant", STARTING)

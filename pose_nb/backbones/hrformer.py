@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PUBLISHED_NAMES', 'LocalAttention', 'ConvFeedForward', 'Block', 'Exchange', 'HRFormer', 'hrformer_small',
-           'hrformer_base']
+           'hrformer_base', 'from_hrnet']
 
 # %% ../../nbs/parts/458_backbones.hrformer.ipynb #ab7f8cd9
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
@@ -161,3 +161,9 @@ def hrformer_base() -> HRFormer:
 
 # %% ../../nbs/parts/458_backbones.hrformer.ipynb #53734c06
 PUBLISHED_NAMES = ()  # our names are the published ones
+
+# %% ../../nbs/parts/458_backbones.hrformer.ipynb #e76e9b14
+def from_hrnet(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What an HRNet of any width can lend: the stem and the first two blocks."""
+    lent = ("conv1.", "bn1.", "conv2.", "bn2.", "layer1.0.", "layer1.1.")
+    return {key: value for key, value in state_dict.items() if key.startswith(lent)}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PUBLISHED_NAMES', 'ReducedAttention', 'PositionEmbedding', 'PatchEmbed', 'FeedForward', 'Block', 'PVT', 'pvt_small',
-           'from_authors']
+           'from_authors', 'from_v2']
 
 # %% ../../nbs/parts/454_backbones.pvt.ipynb #9cc1a474
 import re
@@ -195,3 +195,15 @@ def from_authors(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tens
         pair = [renamed.pop(key), renamed.pop(f"{stem}.kv.{kind}")]
         renamed[f"{stem}.attn.in_proj_{kind}"] = torch.cat(pair)
     return renamed
+
+# %% ../../nbs/parts/454_backbones.pvt.ipynb #d0402bbd
+def from_v2(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What timm's PVTv2-B2 can lend `pvt_small`: the blocks and the norms behind the patches."""
+    theirs = {}
+    for key, value in state_dict.items():
+        key = re.sub(r"^patch_embed\.", "stages.0.downsample.", key)
+        match = re.match(r"stages\.(\d)\.(downsample\.norm|blocks)\.(?!.*dwconv)(.*)", key)
+        if match:
+            kind = "patch_embed{}.norm." if match[2] != "blocks" else "block{}."
+            theirs[kind.format(int(match[1]) + 1) + match[3]] = value
+    return from_authors(theirs)

@@ -23,7 +23,7 @@ from ..codecs.codec import Codec
 from ..networks.heads import ConcatHead, HeatmapHead, PassHead, StackHead, UnitsHead
 from ..networks.model import PoseModel
 from ..weights.names import Rules
-from ..weights.starts import Authors, Timm, Torchvision
+from ..weights.starts import Authors, Near, Source, Timm, Torchvision
 
 # %% ../../nbs/parts/735_tables.networks.ipynb #989ec588
 @dataclass(frozen=True)
@@ -33,9 +33,10 @@ class Network:
     backbone: Callable[..., nn.Module]  # entry function of the backbone's module
     head: Callable[[tuple[int, ...], int, Codec], nn.Module]  # (channels, keypoints, codec) -> head
     names: Rules = ()  # from our backbone's keys to the published ones
-    imagenet: Torchvision | Timm | Authors | None = None  # a start that fits; None: nobody has one
+    imagenet: Source | None = None  # weights of this very network; None: nobody else has any
     # (keypoints, codec) -> arguments of the backbone, for the few that depend on them
     needs: Callable[[int, Codec], dict] | None = None
+    near: Near | None = None  # a similar network's weights, for those who ask for them
 
     def build(self, keypoints: int, codec: Codec) -> PoseModel:
         """The network with random weights, on the CPU, in training mode."""
@@ -156,7 +157,9 @@ def resnext152() -> Network:
     """ResNeXt-152 (CVPR 2017), three deconvolutions."""
     from pose_nb.backbones.resnext import PUBLISHED_NAMES as names, resnext152 as build
 
-    return Network(build, deconv_head, names)
+    shorter = Timm("resnext101_32x4d.gluon_in1k")
+    near = Near(shorter, dict, "17 of the 50 blocks are not in it and begin by changing nothing")
+    return Network(build, deconv_head, names, near=near)
 
 # %% ../../nbs/parts/735_tables.networks.ipynb #c2721d3f
 def seresnet50() -> Network:
@@ -169,26 +172,40 @@ def seresnet50() -> Network:
 def seresnet101() -> Network:
     """SE-ResNet-101 (CVPR 2018), three deconvolutions."""
     from pose_nb.backbones.seresnet import PUBLISHED_NAMES as names, seresnet101 as build
+    from pose_nb.backbones.seresnet import from_legacy
 
-    return Network(build, deconv_head, names)
+    older = Timm("legacy_seresnet101.in1k")
+    near = Near(older, from_legacy, "its strides are in the first 1×1 of a block, ours in the 3×3")
+    return Network(build, deconv_head, names, near=near)
 
 # %% ../../nbs/parts/735_tables.networks.ipynb #e3b8c5cd
+def _scnet(build: Callable[..., nn.Module], names: Rules, file: str, resnet: str) -> Network:
+    """An SCNet whose authors offer `file`; resnet: weights of as deep a ResNet."""
+    from pose_nb.backbones.scnet import from_authors, from_resnet
+
+    server = "https://backseason.oss-cn-beijing.aliyuncs.com/scnet"
+    start = Authors("github.com/MCG-NKU/SCNet", from_authors, file=file, server=server)
+    what = "stem and shortcuts; the blocks stay random and begin by adding nothing"
+    near = Near(Torchvision(resnet), from_resnet, what)
+    return Network(build, deconv_head, names, start, near=near)
+
+
 def scnet50() -> Network:
     """SCNet-50 (CVPR 2020), three deconvolutions."""
     from pose_nb.backbones.scnet import PUBLISHED_NAMES as names, scnet50 as build
 
-    return Network(build, deconv_head, names)
+    return _scnet(build, names, "scnet50-dc6a7e87.pth", "ResNet50_Weights.IMAGENET1K_V1")
 
 
 def scnet101() -> Network:
     """SCNet-101 (CVPR 2020), three deconvolutions."""
     from pose_nb.backbones.scnet import PUBLISHED_NAMES as names, scnet101 as build
 
-    return Network(build, deconv_head, names)
+    return _scnet(build, names, "scnet101-44c5b751.pth", "ResNet101_Weights.IMAGENET1K_V1")
 
 # %% ../../nbs/parts/735_tables.networks.ipynb #2a8ed7b4
 # what a stem of another width does not fit
-_STEM = ("conv1.", "bn1.", "layer1.0.conv1.", "layer1.0.downsample.")
+_STEM = ("conv1.", "bn1.", "layer1.0.conv1.", "layer1.0.downsample.1.")
 
 # %% ../../nbs/parts/735_tables.networks.ipynb #fd6136ed
 def resnest50() -> Network:
@@ -215,8 +232,11 @@ def mobilenetv2() -> Network:
 def shufflenetv1() -> Network:
     """ShuffleNetV1 (CVPR 2018), three deconvolutions."""
     from pose_nb.backbones.shufflenetv1 import PUBLISHED_NAMES as names, shufflenetv1 as build
+    from pose_nb.backbones.shufflenetv1 import from_shufflenetv2
 
-    return Network(build, deconv_head, names)
+    newer = Torchvision("ShuffleNet_V2_X1_0_Weights.IMAGENET1K_V1")
+    near = Near(newer, from_shufflenetv2, "the stem alone; all else stays random")
+    return Network(build, deconv_head, names, near=near)
 
 
 def shufflenetv2() -> Network:
@@ -336,12 +356,15 @@ def rsn50_3() -> Network:
 # %% ../../nbs/parts/735_tables.networks.ipynb #db6b08d5
 def vitpose_small() -> Network:
     """ViT-S (ViTPose, NeurIPS 2022), two deconvolutions."""
-    from pose_nb.backbones.vitpose import PUBLISHED_NAMES as names, vit_small as build, from_timm
+    from pose_nb.backbones.vitpose import PUBLISHED_NAMES as names, vit_small as build
+    from pose_nb.backbones.vitpose import from_dino, from_timm
 
     start = Authors("github.com/ViTAE-Transformer/ViTPose", from_timm)
-    return Network(build, vit_head, names, start, needs=image_size)
+    what = "learnt by DINO, not as a masked autoencoder, with 6 heads, not 12"
+    near = Near(Timm("vit_small_patch16_224.dino"), from_dino, what)
+    return Network(build, vit_head, names, start, needs=image_size, near=near)
 
-
+# %% ../../nbs/parts/735_tables.networks.ipynb #206f44dc
 def vitpose_base() -> Network:
     """ViT-B (ViTPose, NeurIPS 2022), two deconvolutions."""
     from pose_nb.backbones.vitpose import PUBLISHED_NAMES as names, vit_base as build, from_timm
@@ -360,9 +383,15 @@ def vitpose_huge() -> Network:
 # %% ../../nbs/parts/735_tables.networks.ipynb #c88da281
 def pvt_small() -> Network:
     """PVT-S (ICCV 2021), three deconvolutions."""
-    from pose_nb.backbones.pvt import PUBLISHED_NAMES as names, pvt_small as build, from_authors
+    from pose_nb.backbones.pvt import PUBLISHED_NAMES as names, pvt_small as build
+    from pose_nb.backbones.pvt import from_authors, from_v2
 
-    return Network(build, deconv_head, names, Authors("github.com/whai362/PVT", from_authors))
+    page = "github.com/whai362/PVT"
+    server = f"https://{page}/releases/download/v2"  # has the published file itself
+    start = Authors(page, from_authors, file="pvt_small.pth", server=server)
+    what = "the blocks of the second version; patches and positions stay random"
+    near = Near(Timm("pvt_v2_b2.in1k"), from_v2, what)
+    return Network(build, deconv_head, names, start, near=near)
 
 # %% ../../nbs/parts/735_tables.networks.ipynb #6c1f4f2e
 def swin_tiny() -> Network:
@@ -385,19 +414,27 @@ def swin_large() -> Network:
     """Swin-L (ICCV 2021), three deconvolutions."""
     from pose_nb.backbones.swin import PUBLISHED_NAMES as names, swin_large as build, from_timm
 
-    start = Timm("swin_large_patch4_window7_224.ms_in22k", from_timm)
+    base = "swin_base_patch4_window7_224_22k.pth"  # what the published configuration names
+    start = Timm("swin_large_patch4_window7_224.ms_in22k", from_timm, instead_of=base)
     return Network(build, deconv_head, names, start)
 
 # %% ../../nbs/parts/735_tables.networks.ipynb #c90c1ffb
+def _stem_of_hrnet() -> Near:
+    from pose_nb.backbones.hrformer import from_hrnet
+
+    what = "stem and first stage; the transformer blocks stay random"
+    return Near(Timm("hrnet_w32.ms_in1k"), from_hrnet, what)
+
+
 def hrformer_small() -> Network:
     """HRFormer-S (NeurIPS 2021), one 1×1 convolution."""
     from pose_nb.backbones.hrformer import PUBLISHED_NAMES as names, hrformer_small as build
 
-    return Network(build, plain_head, names)
+    return Network(build, plain_head, names, near=_stem_of_hrnet())
 
 
 def hrformer_base() -> Network:
     """HRFormer-B (NeurIPS 2021), one 1×1 convolution."""
     from pose_nb.backbones.hrformer import PUBLISHED_NAMES as names, hrformer_base as build
 
-    return Network(build, plain_head, names)
+    return Network(build, plain_head, names, near=_stem_of_hrnet())
