@@ -36,7 +36,7 @@ LAYERS = [
     ["inference"],
     ["evaluation", "prediction", "tracking"],
     ["run_state", "learner", "training"],
-    ["demo_page", "demo", "pictures", "cli"],
+    ["demo_page", "demo", "pictures", "data_verbs", "cli"],
 ]
 LEAVES = ["viz", "page", "synth", "lessons"]
 MAY_USE_LEAVES = ["sources", "doctor", "demo_page", "demo", "pictures", "cli", *LEAVES]

@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import raw_folders
 
 ROOT = Path(__file__).parent.parent
 
@@ -68,6 +69,8 @@ def test_the_wheel_is_small_and_typed(wheel):
         (["list", "aic/*"], "aic/hrnet-w32"),
         (["info", "coco/resnet-50"], "published"),
         (["table", "mpii"], "PCKh@0.5"),
+        (["data", "list"], "wflw"),
+        (["data", "recipe", "cofw"], "# COFW"),
         (["data", "synth", "people", "--train", "2", "--val", "2"], "synthetic people"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
@@ -75,6 +78,16 @@ def test_the_wheel_is_small_and_typed(wheel):
 def test_a_verb_works_from_the_wheel(installed, words, answer):
     done = installed(*words)
     assert done.returncode == 0 and answer in done.stdout, done.stderr[-2000:]
+
+
+def test_a_set_is_prepared_from_the_wheel(installed, tmp_path):
+    """Outside the repository: pages, conversion and check; 1 says that it is not the whole set."""
+    raw_folders.aic(tmp_path / "raw")
+    out = str(tmp_path / "aic")
+    done = installed("data", "prepare", "aic", "--raw", str(tmp_path / "raw"), "--out", out)
+    assert done.returncode == 1 and "the complete set has 210,000" in done.stdout, done.stderr
+    done = installed("data", "verify", "aic", out)
+    assert done.returncode == 1 and "2 differences" in done.stdout, done.stderr
 
 
 def test_the_demo_works_from_the_wheel(installed):
