@@ -54,7 +54,7 @@ def _stage(inside: int, outside: int, count: int, first_groups: int = 3) -> nn.S
 
 # %% ../../nbs/parts/424_backbones.shufflenetv1.ipynb #50460623
 def shuffle_start(network: nn.Module) -> None:
-    """Normal weights of deviation 1 / (channels that a group reads), shifts of batch norms 0.0001."""
+    """Normal weights of deviation 1 / (channels a group reads); batch norms shift by 0.0001."""
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.normal_(layer.weight, std=1 / layer.weight.shape[1])
