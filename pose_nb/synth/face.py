@@ -19,7 +19,16 @@ from ..skeletons import WFLW
 from .body import SYNTH_KEYPOINTS, keypoints_for, turn
 from .drawing import Person
 from .figure import FINE, Cloth, sample_outfit
-from .head import COLUMNS, ROWS, Head, flat_landmarks, make_head, normals, seen_texels
+from pose_nb.synth.head import (
+    COLUMNS,
+    ROWS,
+    Head,
+    column_angles,
+    flat_landmarks,
+    make_head,
+    normals,
+    seen_texels,
+)
 from .scene import imitate_camera, sample_background, sample_color
 from .solid import Canvas, Solid, draw_solid, sample_face
 
@@ -63,7 +72,7 @@ def _sample_angles(rng: np.random.Generator, turned: tuple[float, float]) -> tup
     yaw = rng.uniform(*turned) * (1 if rng.uniform() < 0.5 else -1)
     return yaw, rng.uniform(-14, 14), rng.uniform(-14, 14)
 
-
+# %% ../../nbs/parts/956_synth.face.ipynb #0d10bab6
 def sample_portrait(
     rng: np.random.Generator,
     attributes: Collection[str] = (),
@@ -81,8 +90,8 @@ def sample_portrait(
     angles = _sample_angles(rng, turned or ((40, 65) if "largepose" in attributes else (0, 30)))
     if "expression" in attributes:
         _express(rng, face)
-    size = rng.uniform(0.75, 0.95)
-    place = rng.uniform(0.42, 0.58), rng.uniform(0.46, 0.56)
+    size, aside = rng.uniform(0.72, 0.9), 0.13 * math.sin(math.radians(angles[0]))
+    place = rng.uniform(0.46, 0.54) - aside, rng.uniform(0.46, 0.54)
     light, ambient = np.array([rng.uniform(-0.7, 0.7), rng.uniform(0.1, 0.8), 1.0]), 0.45
     if "illumination" in attributes:
         light = np.array([rng.choice([-1.2, 1.2]), rng.uniform(-0.6, 0.9), 0.25])
@@ -116,7 +125,7 @@ class Brush:
         ring = np.stack([np.cos(around) * radii[0], np.sin(around) * radii[1]], 1)
         self.fill(np.asarray(centre) + ring, color)
 
-
+# %% ../../nbs/parts/956_synth.face.ipynb #47d7783a
 def _paint(color) -> list[float]:
     return np.clip(np.asarray(color, float), 0, 255).round().tolist()
 
@@ -189,20 +198,20 @@ def paint_skin(
 def add_hair(rng: np.random.Generator, head: Head, sheet: np.ndarray, portrait: Portrait) -> None:
     """Grow hair on the head and its sheet, in place; none if the style is bald."""
     style = portrait.outfit["hair_style"]
-    around = np.abs(np.arange(COLUMNS) / COLUMNS - 0.5) * 360  # degrees from the front
+    around = np.abs(np.degrees(column_angles()))
     low = {"long": -0.02, "bun": 0.25}.get(style, 0.2)
     line = np.interp(around, (0, 40, 68, 80, 100, 120), (0.8, 0.8, 0.7, 0.5, low + 0.1, low))
-    line = line + cv2.GaussianBlur(rng.uniform(-0.12, 0.12, (1, COLUMNS)), (0, 0), 4)[0]
-    grown = head.heights[:, None] > line[None]
+    above = head.heights[:, None] - line[None]
+    ends = cv2.GaussianBlur(rng.uniform(-0.12, 0.12, (1, COLUMNS)), (0, 0), 4)
     if style == "bald":
         return
-    thick = np.clip((head.heights[:, None] - line[None]) / 0.1, 0, 1) * 0.075
-    thick = np.where(grown, thick, 0).astype(np.float32)[..., None]
-    head.points += head.points * np.float32([1, 0.4, 1]) * thick
-    strands = cv2.GaussianBlur(rng.uniform(0.2, 1.8, (ROWS // 16, COLUMNS)), (0, 0), 1.2)
-    strands = cv2.resize(strands, (COLUMNS, ROWS), interpolation=cv2.INTER_LINEAR)[..., None]
+    grown = above > ends
+    thick = 0.08 * np.clip(above / 0.15, 0, 1)[..., None]
+    head.points += head.points * (thick * (1, 0.4, 1)).astype(np.float32)
+    bright = rng.uniform(0.2, 1.8, (ROWS // 16, COLUMNS)).astype(np.float32)
+    strands = cv2.resize(cv2.GaussianBlur(bright, (0, 0), 1.2), (COLUMNS, ROWS))[..., None]
     color = portrait.outfit["hat"] if style == "cap" else portrait.outfit["hair"]
-    hairs = np.clip(color * (0.4 + 0.6 * strands), 0, 255).astype(np.uint8)
+    hairs = np.clip(color.astype("f4") * (0.4 + 0.6 * strands), 0, 255).astype(np.uint8)
     np.copyto(sheet, hairs, where=grown[..., None])
 
 # %% ../../nbs/parts/956_synth.face.ipynb #547a1d0c
@@ -226,7 +235,7 @@ def _fringe(brush: Brush, flat: np.ndarray, color) -> None:
 
 _PAINTED = {"glasses": _shades, "mask": _mask, "fringe": _fringe}
 
-
+# %% ../../nbs/parts/956_synth.face.ipynb #4188b6f5
 def cover(
     rng: np.random.Generator, head: Head, sheet: np.ndarray, flat: np.ndarray, portrait: Portrait
 ) -> np.ndarray:
@@ -244,7 +253,7 @@ def cover(
 class Cloud:
     """Coloured points in space: right, up and towards us, in parts of the head's height."""
 
-    points: np.ndarray  # (n, 3) float32
+    points: np.ndarray  # (n, 3) float32, below 4
     colors: np.ndarray  # (n, 3) float32
     numbers: np.ndarray  # (n,) int32: the texel of the face, or -1
 
@@ -265,17 +274,18 @@ def _ball(centre, radii, color, light, ambient: float, frame: np.ndarray, count:
     none = np.full(seen.sum(), -1, np.int32)
     return Cloud(points[seen].astype("f4"), colors.astype("f4"), none)
 
-
+# %% ../../nbs/parts/956_synth.face.ipynb #50e69fdb
 def _sheet_cloud(
     head: Head, sheet: np.ndarray, frame: np.ndarray, light: np.ndarray, ambient: float
 ) -> Cloud:
     """The texels of a head that face us, lit."""
+    frame, light = frame.astype(np.float32), light.astype(np.float32)
     facing = normals(head.points).reshape(-1, 3) @ frame.T
     seen = np.flatnonzero(facing[:, 2] > -0.05)
-    bright = ambient + (1.08 - ambient) * np.maximum(facing[seen] @ light, 0)
+    bright = np.float32(ambient) + np.float32(1.08 - ambient) * np.maximum(facing[seen] @ light, 0)
     colors = sheet.reshape(-1, 3)[seen] * bright[:, None]
     points = head.points.reshape(-1, 3)[seen] @ frame.T
-    return Cloud(points.astype("f4"), colors.astype("f4"), seen.astype(np.int32))
+    return Cloud(points, colors, seen.astype(np.int32))
 
 # %% ../../nbs/parts/956_synth.face.ipynb #06fd4f01
 def project(points: np.ndarray, portrait: Portrait, size: tuple[int, int]) -> np.ndarray:
@@ -283,10 +293,11 @@ def project(points: np.ndarray, portrait: Portrait, size: tuple[int, int]) -> np
     w, h = size
     zoom = portrait.size * h * FINE
     middle = (np.asarray(portrait.place) * size + 0.5) * FINE - 0.5
-    near = 1 / (1 - points[:, 2:] / 8)
-    return middle + (points[:, :2] - (0, 0.42)) * (zoom, -zoom) * near
+    near = zoom / (1 - points[:, 2] / 8)
+    x, y = middle[0] + points[:, 0] * near, middle[1] - (points[:, 1] - 0.42) * near
+    return np.stack([x, y], 1)
 
-
+# %% ../../nbs/parts/956_synth.face.ipynb #1b1385db
 def splat(
     canvas: np.ndarray, cloud: Cloud, portrait: Portrait, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -295,20 +306,31 @@ def splat(
     Depths are -inf, texels -2 where nothing was drawn.
     """
     H, W = canvas.shape[:2]
-    order = np.argsort(cloud.points[:, 2], kind="stable")
-    corner = np.floor(project(cloud.points[order], portrait, size)).astype(int)
-    around = corner[:, None] + np.array([(0, 0), (1, 0), (0, 1), (1, 1)])
-    owner = np.repeat(order, 4)
-    x, y = around.reshape(-1, 2).T
-    inside = (x >= 0) & (y >= 0) & (x < W) & (y < H)
-    shown = np.full((H, W), -1)
-    shown[y[inside], x[inside]] = owner[inside]  # of equal places the last, the nearest, stays
+    order = np.argsort((cloud.points[:, 2] * 8192).astype(np.int16), kind="stable")
+    x, y = np.floor(project(cloud.points, portrait, size)).astype(np.int32).T
+    corner = ((y.clip(-2, H) + 2) * (W + 4) + x.clip(-2, W) + 2)[order]
+    pixels = corner[:, None] + np.array(
+        [0, 1, W + 4, W + 5], np.int32
+    )  # four of a frame two pixels wider
+    shown = np.full((H + 4) * (W + 4), -1, np.int32)
+    shown[pixels.ravel()] = np.repeat(order, 4)  # of equal places the last, the nearest, stays
+    shown = shown.reshape(H + 4, W + 4)[2:-2, 2:-2]
     drawn = shown >= 0
     depth, texel = np.full((H, W), -np.inf, np.float32), np.full((H, W), -2)
     depth[drawn] = cloud.points[shown[drawn], 2]
     texel[drawn] = cloud.numbers[shown[drawn]]
     canvas[drawn] = np.clip(cloud.colors[shown[drawn]], 0, 255)
+    _close_holes(canvas, depth)
     return depth, texel
+
+# %% ../../nbs/parts/956_synth.face.ipynb #e397141c
+def _close_holes(canvas: np.ndarray, depth: np.ndarray) -> None:
+    """Paint over pixels that show what is behind between texels far apart, in place."""
+    low = np.maximum(depth, -9)
+    closed = cv2.morphologyEx(low, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
+    holes = closed - low > 0.05
+    canvas[holes] = cv2.medianBlur(canvas, 5)[holes]
+    depth[holes] = closed[holes]
 
 # %% ../../nbs/parts/956_synth.face.ipynb #7751a836
 def _head_cloud(head: Head, sheet: np.ndarray, portrait: Portrait, frame: np.ndarray) -> Cloud:
@@ -316,14 +338,14 @@ def _head_cloud(head: Head, sheet: np.ndarray, portrait: Portrait, frame: np.nda
     lit, skin = (portrait.light, portrait.ambient), portrait.outfit["skin"] * 0.92
     parts = [_sheet_cloud(head, sheet, frame, *lit)]
     for x in (-0.335, 0.335):
-        parts.append(_ball((x, 0.5, -0.04), (0.03, 0.09, 0.06), skin, *lit, frame, 120))
+        parts.append(_ball((x, 0.5, -0.04), (0.03, 0.09, 0.06), skin, *lit, frame, 80))
     points, colors, numbers = (
         np.concatenate([getattr(part, name) for part in parts])
         for name in ("points", "colors", "numbers")
     )
     return Cloud(points, colors, numbers)
 
-
+# %% ../../nbs/parts/956_synth.face.ipynb #a14c4471
 def _draw_bust(canvas: Canvas, portrait: Portrait, size: tuple[int, int]) -> None:
     """Neck and shoulders, in place; they stay where they are when the head turns."""
     outfit, zoom = portrait.outfit, portrait.size * size[1] * FINE
@@ -341,7 +363,7 @@ def _draw_bust(canvas: Canvas, portrait: Portrait, size: tuple[int, int]) -> Non
     for number, solid in enumerate((neck, chest), 1):
         draw_solid(canvas, solid, 1, number, light)
 
-
+# %% ../../nbs/parts/956_synth.face.ipynb #668519b7
 def _object_in_front(
     rng: np.random.Generator, canvas: np.ndarray, places: np.ndarray
 ) -> np.ndarray:
@@ -372,10 +394,11 @@ def _flags(
     x, y = x.clip(0, W - 1), y.clip(0, H - 1)
     column, row = np.round(texels).astype(int).T
     painted = hidden[0][row.clip(0, ROWS - 1), column % COLUMNS]
-    behind = depth[y, x] - points[:, 2] > 0.06
+    nearby = cv2.erode(np.maximum(depth, -9), np.ones((7, 7), np.uint8))  # the farthest around
+    behind = nearby[y, x] - points[:, 2] > 0.06
     return np.where(inside, 2 - (painted | hidden[1][y, x] | behind), 0)
 
-
+# %% ../../nbs/parts/956_synth.face.ipynb #9921bd05
 def _blurred(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """Out of focus, or moved."""
     h = len(image)
@@ -387,7 +410,7 @@ def _blurred(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     cv2.line(kernel, (0, length // 2 - slope), (length - 1, length // 2 + slope), 1.0)
     return cv2.filter2D(image, -1, kernel / kernel.sum())
 
-# %% ../../nbs/parts/956_synth.face.ipynb #9921bd05
+# %% ../../nbs/parts/956_synth.face.ipynb #7340e14a
 def draw_portrait(
     rng: np.random.Generator, portrait: Portrait, size: tuple[int, int] = (256, 256)
 ) -> tuple[np.ndarray, Person]:
@@ -422,7 +445,7 @@ def draw_portrait(
     mask = cv2.resize(shows, (w, h), interpolation=cv2.INTER_AREA) > 127
     return imitate_camera(rng, image), _person(places, flags, mask)
 
-
+# %% ../../nbs/parts/956_synth.face.ipynb #ae35836a
 def _person(places: np.ndarray, flags: np.ndarray, mask: np.ndarray) -> Person:
     """The person of a portrait, from landmarks on the canvas; the box is that of the landmarks."""
     keypoints = np.zeros((len(SYNTH_KEYPOINTS), 3), np.float32)

@@ -61,8 +61,8 @@ def face_entry(shot: Shot, person: Person, skeleton: Skeleton) -> dict:
     points[:, 2] = points[:, 2] > 0
     known = points[:, 2] > 0
     entry = dict(id=shot.id, image_id=shot.id, category_id=1, iscrowd=0)
-    entry |= dict(num_keypoints=int(known.sum()), keypoints=points.ravel().tolist())
-    return entry | face_fields(points[known, :2])
+    entry["num_keypoints"] = int(known.sum())
+    return entry | {"keypoints": points.ravel().tolist()} | face_fields(points[known, :2])
 
 # %% ../../nbs/parts/966_synth.face_forms.ipynb #5cf6149e
 _COMMON_300W = "helen/testset", "lfpw/testset"
@@ -76,7 +76,8 @@ def tasks_300w(train: int, val: int, seed: int) -> list[Task]:
     challenge = max(1, val // 5) if val > 1 else 0
     parts = [("train", train, _TRAIN_300W), ("common", val - challenge, _COMMON_300W)]
     parts += [("challenge", challenge, ("ibug",)), ("test", val, _TEST_300W)]
-    tasks, first = [], 1
+    tasks: list[Task] = []
+    first = 1
     for split, count, folders in parts:
         files = [f"images/{folders[i % len(folders)]}/{first + i}.png" for i in range(count)]
         some = pictures("300w", split, seed, files, first, draw_face, **LARGE)
@@ -86,7 +87,7 @@ def tasks_300w(train: int, val: int, seed: int) -> list[Task]:
         tasks, first = tasks + some, first + count
     return tasks
 
-
+# %% ../../nbs/parts/966_synth.face_forms.ipynb #662ff81c
 def _for_300w(split: str, kinds: tuple[str, ...]) -> tuple[str, ...]:
     """Which difficulties a face of this split has: all in the challenge, no large poses else."""
     if split == "challenge":
@@ -133,7 +134,7 @@ def _aflw_entry(shot: Shot, person: Person, skeleton: Skeleton) -> dict:
     square = dict(center=middle.round().tolist(), scale=side / 200, box_size=side)
     return entry | square
 
-
+# %% ../../nbs/parts/966_synth.face_forms.ipynb #421e1395
 def write_aflw(folder: Path, shots: Shots, seed: int) -> None:
     """face_landmarks_aflw_{train,test,test_frontal}.json."""
     frontal = [shot for shot in shots["val"] if shot.facts["frontal"]]
@@ -162,7 +163,7 @@ def _cofw_entry(shot: Shot, person: Person, skeleton: Skeleton) -> dict:
     kept = {k: v for k, v in entry.items() if k not in ("center", "scale")}
     return kept | box | {"keypoints": flagged.ravel().tolist()}
 
-
+# %% ../../nbs/parts/966_synth.face_forms.ipynb #ca8c708a
 def write_cofw(folder: Path, shots: Shots, seed: int) -> None:
     """cofw_{train,test}.json."""
     _write_faces(folder, "cofw", shots, _cofw_entry)
@@ -193,7 +194,7 @@ def _wflw_entry(shot: Shot, person: Person, skeleton: Skeleton) -> dict:
     flags = {names.get(name, name): int(name in has) for name in ATTRIBUTES}
     return face_entry(shot, person, skeleton) | flags
 
-
+# %% ../../nbs/parts/966_synth.face_forms.ipynb #db036826
 def write_wflw(folder: Path, shots: Shots, seed: int) -> None:
     """face_landmarks_wflw_{train,test}.json and one file per difficulty."""
     for name in ATTRIBUTES:

@@ -71,7 +71,7 @@ def make_form(
 
     return place(Path(out), options, write)
 
-
+# %% ../../nbs/parts/968_synth.forms.ipynb #f4dba4fb
 def _check_counts(train: int, val: int, seed: int) -> None:
     """Raises InputError for counts that leave a split or a subset empty."""
     for name, count, least in (("train", train, 1), ("val", val, 2)):

@@ -33,7 +33,7 @@ class Task:
     options: dict = field(default_factory=dict)
     facts: dict = field(default_factory=dict)  # what the annotations tell about it
 
-
+# %% ../../nbs/parts/962_synth.shots.ipynb #54457bb9
 @dataclass(frozen=True)
 class Shot:
     """A picture that was drawn."""
@@ -70,7 +70,7 @@ def _carry_out(task: Task, folder: str) -> list[Shot]:
         shots.append(Shot(task.split, file, number, size, people, task.facts))
     return shots
 
-
+# %% ../../nbs/parts/962_synth.shots.ipynb #9c6f0e99
 def shoot(
     tasks: Sequence[Task], folder: Path, workers: int | None = None, progress: bool = True
 ) -> dict[str, list[Shot]]:
@@ -101,7 +101,7 @@ def draw_clip(seed: Sequence[int], **options) -> Frames:
 # %% ../../nbs/parts/962_synth.shots.ipynb #c011091a
 def _cartoon(image: np.ndarray) -> np.ndarray:
     """Few colours and dark outlines."""
-    flat = (cv2.medianBlur(image, 5) >> 5 << 5) + 16
+    flat = np.asarray(cv2.medianBlur(image, 5)) // 32 * 32 + 16
     edges = cv2.Canny(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), 60, 140)
     return np.where(cv2.dilate(edges, np.ones((2, 2), np.uint8))[..., None] > 0, 20, flat)
 
