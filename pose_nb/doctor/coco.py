@@ -21,6 +21,7 @@ import numpy as np
 from .labels import FIRST, Column, Finding, Labels, read_column
 from ..files import InputError, existing_file, shown
 from ..skeleton import Skeleton
+from ..skeletons import AFLW, COFW, FACE_300W, WFLW
 
 # %% ../../nbs/parts/782_doctor.coco.ipynb #4164f60d
 _LONG_NUMBER = re.compile(rb"(?<![\d.eE+-])-?\d[\d.eE+-]{300,}")
@@ -169,34 +170,40 @@ def file_skeleton(
     listed = [c for c in listed if isinstance(c, dict)] if isinstance(listed, list) else []
     by_id = {c["id"]: c for c in listed if isinstance(c.get("id"), (int, str))}
     named = [c for c in listed if isinstance(c.get("keypoints"), list) and c["keypoints"]]
-    try:
-        skeletons = [Skeleton.from_coco_category(c, source="the category") for c in named]
-    except InputError as error:
-        remedy = "names are different texts; 'skeleton' holds pairs of numbers from 1"
-        report(findings, "category", file, [file], str(error), remedy)
-        skeletons = []
+    skeletons = [s for c in named if (s := _of_category(c, file, findings))]
     if given is not None:
         _compare(skeletons, given, file, findings)
         return given, by_id
-    if not named:
-        what = "no category lists 'keypoints', so the keypoints have no names"
-        remedy = "add them to 'categories', or name the set: --row or --form"
-        report(findings, "category", file, [file], what, remedy)
     return (skeletons[0] if skeletons else None), by_id
 
 # %% ../../nbs/parts/782_doctor.coco.ipynb #f798d0a1
+def _of_category(
+    category: dict, file: str, findings: list[Finding], links: bool = True
+) -> Skeleton | None:
+    """The skeleton of a category; without its links if they are wrong, which only drawings need."""
+    try:
+        given = category if links else category | {"skeleton": []}
+        return Skeleton.from_coco_category(given, source="the category")
+    except InputError as error:
+        again = _of_category(category, file, [], links=False) if links else None
+        level = "error" if again is None else "note"
+        remedy = "names are different texts; 'skeleton' holds pairs of numbers from 1"
+        findings.append(Finding("category", level, 1, str(error), remedy, file))
+        return again
+
+
 def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
-
+# %% ../../nbs/parts/782_doctor.coco.ipynb #9d7004f4
 def _compare(
     skeletons: Sequence[Skeleton], given: Skeleton, file: str, findings: list[Finding]
 ) -> None:
     """Report a category with other keypoints than the set has, or in another order."""
     for own in skeletons[:1]:
         mine, theirs = ([_plain(n) for n in s.keypoints] for s in (own, given))
-        if mine == theirs or (len(mine) == len(theirs) and set(mine) != set(theirs)):
-            continue  # the same, or other names for what may be the same
+        if mine[: len(theirs)] == theirs or (len(mine) == len(theirs) and set(mine) != set(theirs)):
+            continue  # the same, or more of them, or other names for what may be the same
         other = len(mine) != len(theirs)
         what = f"the category lists {len(mine)} keypoints, {given.name} has {len(theirs)}"
         if not other:
@@ -286,7 +293,8 @@ def skeleton_for(
     count = common_count(items, field, step) or (len(skeleton) if skeleton else 0)
     if skeleton is not None and len(skeleton) == count:
         return skeleton, count
-    return unnamed(max(1, count)), count
+    count = min(max(1, count), 1000)
+    return unnamed(count), count
 
 
 def report_lengths(
@@ -317,6 +325,48 @@ def boxes_of(
     return checked(box, field, ids, file, findings), False
 
 # %% ../../nbs/parts/782_doctor.coco.ipynb #7ff5e5fe
+_FACES = {len(s): s for s in (FACE_300W, AFLW, COFW, WFLW)}
+
+
+def _unnamed_face(
+    content: dict, items: list[dict], file: str, findings: list[Finding]
+) -> Skeleton | None:
+    """The skeleton of a published face set, whose files name no keypoints; else an error."""
+    listed = content.get("categories")
+    named = (
+        [c.get("name") for c in listed if isinstance(c, dict)] if isinstance(listed, list) else []
+    )
+    face = _FACES.get(common_count(items, "keypoints", 3))
+    if face is not None and "face" in named:
+        return face
+    if not any(
+        isinstance(c, dict) and c.get("keypoints")
+        for c in (listed if isinstance(listed, list) else [])
+    ):
+        what = "no category lists 'keypoints', so the keypoints have no names"
+        remedy = "add them to 'categories', or name the set: --row or --form"
+        report(findings, "category", file, [file], what, remedy)
+    return None
+
+# %% ../../nbs/parts/782_doctor.coco.ipynb #a7295f94
+def _shortened(
+    skeleton: Skeleton | None, items: list[dict], field: str, file: str, findings: list[Finding]
+) -> Skeleton | None:
+    """The first K names of a category that belong to a longer list as well: Human-Art has
+    keypoints and keypoints_21."""
+    K = common_count(items, field, 3)
+    if skeleton is None or not 0 < K < len(skeleton):
+        return skeleton
+    longer = 3 * len(skeleton)
+    if not any(isinstance(v, list) and len(v) == longer for i in items[:20] for v in i.values()):
+        return skeleton
+    text = f"the category names {len(skeleton)} keypoints, of which '{field}' has the first {K}"
+    remedy = "none needed if the first names are meant"
+    findings.append(Finding("skeleton-length", "note", 1, text, remedy, file))
+    names = skeleton.keypoints[:K]
+    return Skeleton.from_dict({"name": skeleton.name, "keypoints": names})
+
+# %% ../../nbs/parts/782_doctor.coco.ipynb #7522835c
 def read_coco(
     content: dict, file: str, images: Images, skeleton: Skeleton | None, how: Fields, split: str
 ) -> Labels:
@@ -334,6 +384,8 @@ def read_coco(
     body = how.keypoints_field == "keypoints"
     own, by_id = file_skeleton(content, skeleton, file, findings) if body else (skeleton, {})
     _categories(items, by_id if body else {}, ids, file, findings)
+    own = own or _unnamed_face(content, items, file, findings)
+    own = _shortened(own, items, how.keypoints_field, file, findings)
     used, K = skeleton_for(items, how.keypoints_field, own, 3)
     column = read_column(items, how.keypoints_field, 3 * K)
     report_lengths(column, len(own) if own else K, K, ids, file, findings)

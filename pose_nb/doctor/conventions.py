@@ -12,7 +12,7 @@ import re
 import numpy as np
 
 from .checks import Check
-from .labels import Finding, Labels, finding_of
+from .labels import Finding, Labels, by_share, finding_of
 from ..skeleton import Skeleton
 
 # %% ../../nbs/parts/788_doctor.conventions.ipynb #e321aee1
@@ -84,6 +84,7 @@ def _limbs(skeleton: Skeleton) -> list[tuple[int, int, int, int]]:
         links |= {(p[0], q[0]) for p, q in zip(pairs, pairs[1:]) if p and q}
     for a, b in links:
         if mirror[a] != a and mirror[b] != b and mirror[a] != b:
+            a, b = min(a, b), max(a, b)
             found.add(min((a, b, mirror[a], mirror[b]), (mirror[a], mirror[b], a, b)))
     return sorted(found)
 
@@ -128,7 +129,7 @@ def _check_limbs(labels: Labels) -> list[Finding]:
     for limb in [] if _faces(labels.skeleton) else _limbs(labels.skeleton):
         seen, crossed = _crossed(labels, limb)
         n, k = int(seen.sum()), int((seen & ~crossed).sum())
-        doubt = chance(k, n, 0.55)
+        doubt = chance(k, n, 0.7)
         if doubt < SURE:
             what = (
                 f"{names[limb[0]]} – {names[limb[1]]}: one of the two pairs is swapped; the limbs "
@@ -175,12 +176,12 @@ def check_order(labels: Labels) -> list[Finding]:
     bad = enough & (given <= 0.5) & (turned >= 0.9) & (turned > given + 0.4)
     what = "{n} instances ({share}) have y before x: exchanged, their keypoints lie in their box"
     remedy = "write x first, then y"
-    found = finding_of(labels, "y-before-x", "error", bad, what, remedy)
+    found = finding_of(labels, "y-before-x", by_share(bad), bad, what, remedy)
     seen, upright = _upright(labels)
     n, k = int(seen.sum()), int((seen & upright).sum())
-    if not found and chance(k, n, 0.45) < SURE:
+    if bad.sum() < 0.5 * len(labels) and chance(k, n, 0.45) < SURE:
         what = f"x and y look exchanged: only {k:,} of {n:,} people are upright"
-        found = finding_of(labels, "y-before-x", "error", seen & ~upright, what, remedy)
+        found += finding_of(labels, "y-before-x", "error", seen & ~upright, what, remedy)
     return found
 
 # %% ../../nbs/parts/788_doctor.conventions.ipynb #ccf94efc

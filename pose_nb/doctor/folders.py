@@ -65,15 +65,13 @@ def annotation_files(folder: Path) -> list[Path]:
 
 # %% ../../nbs/parts/792_doctor.folders.ipynb #c5dc28f0
 def _folders(root: Path, depth: int, most: int = 300) -> list[Path]:
-    """Folders below a root, near ones first, without links and hidden ones."""
+    """Folders below a root, near ones first, without hidden ones."""
     found, level = [root], [root]
     for _ in range(depth):
         below: list[Path] = []
         for place in level:
             try:
-                entries = sorted(
-                    e.path for e in os.scandir(place) if e.is_dir(follow_symlinks=False)
-                )
+                entries = sorted(e.path for e in os.scandir(place) if e.is_dir())
             except OSError:
                 continue
             below += [Path(entry) for entry in entries if not Path(entry).name.startswith(".")]
@@ -91,7 +89,7 @@ def find_images(path: Path, root: Path, names: Sequence[str]) -> Path:
     ]
     home = path.parent
     near = [home, root, root / "images", home.parent, home.parent / "images"]
-    for places in (near, _folders(root, 3), _folders(home.parent, 2)):
+    for places in (near, _folders(root, 3), _folders(home.parent, 1)):
         counts = [sum((place / name[:1000]).is_file() for name in some) for place in places]
         if counts and max(counts) > 0:
             return places[int(np.argmax(counts))]
@@ -117,6 +115,7 @@ def sources_of(
             "with keypoints in the folder or in annotations/, or name the set: --row or --form"
         )
     root = path if path.is_dir() else path.parent
+    root = root.parent if root.name in ("annotations", "labels") else root
     for file in files:
         where = partial(find_images, file, root) if images is None else _always(images)
         skeleton, how = (data.skeleton, _fields(data)) if data else (None, Fields())

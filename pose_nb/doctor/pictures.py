@@ -79,6 +79,9 @@ def _examine(file: Any, size: int, decode: bool, hashed: bool) -> Picture:
         try:
             if decode or not whole:
                 image.load()
+            if decode and image.format == "PNG":
+                file.seek(0)
+                Image.open(file).verify()  # its checksums, which decoding does not compare
             if hashed:
                 code, small = _hash(image)
                 seen = seen._replace(hash=code, small=small)
