@@ -165,8 +165,8 @@ def test_aflws_database_alone(tmp_path):
     raw_folders.aflw_database(raw / "aflw.sqlite", faces, points)
     for name in faces.values():
         raw_folders.write_picture(raw / "data" / "flickr" / name)
-    with pytest.raises(InputError, match="face_landmarks_aflw_test.json"):
-        prepare("aflw", raw, tmp_path / "aflw")  # made, but no split of the table
+    verdict = prepare("aflw", raw, tmp_path / "aflw")
+    assert len(verdict.differences) == 3 and "is not there" in verdict.differences[0]
     made = annotations(tmp_path / "aflw", "face_landmarks_aflw_all.json")
     first, second = (np.array(a["keypoints"]).reshape(19, 3) for a in made)
     kept = [k for k in range(1, 22) if k not in (13, 17)]

@@ -107,12 +107,20 @@ def test_mpii(tmp_path):
     assert np.array_equal(gt["headboxes_src"][..., 0], HEADS) and not gt["jnt_missing"].any()
 
 
-@pytest.mark.parametrize("missing", ["mpii_human_pose_v1_u12_1.mat", "detections.mat"])
-def test_mpii_says_which_file_it_needs(tmp_path, missing):
+def test_mpii_says_which_file_it_needs(tmp_path):
     raw_folders.mpii(tmp_path / "raw")
-    (tmp_path / "raw" / missing).unlink()
-    with pytest.raises(InputError, match=missing.replace(".", r"\.")):
+    (tmp_path / "raw" / "mpii_human_pose_v1_u12_1.mat").unlink()
+    with pytest.raises(InputError, match=r"mpii_human_pose_v1_u12_1\.mat is not there"):
         prepare("mpii", tmp_path / "raw", tmp_path / "mpii")
+
+
+def test_mpii_without_the_validation_list(tmp_path):
+    """All training people in one file, and no split, which the verdict says."""
+    raw_folders.mpii(tmp_path / "raw")
+    (tmp_path / "raw" / "detections.mat").unlink()
+    verdict = prepare("mpii", tmp_path / "raw", tmp_path / "mpii")
+    assert [d.split(":")[0] for d in verdict.differences] == ["train", "val"]
+    assert len(SETS["mpii"].load(tmp_path, "trainval")) == 5
 
 
 def test_mpii_of_two_releases_is_refused(tmp_path):

@@ -39,6 +39,8 @@ class CofwFile:
         image = np.asarray(self._pictures(i))
         if image.ndim == 2:
             image = np.repeat(image[..., None], 3, 2)
+        if image.dtype != np.uint8 and image.size and 0 <= image.min() and image.max() <= 255:
+            image = image.astype(np.uint8)
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
             raise InputError(f"picture {i + 1}: {image.shape} {image.dtype} is no picture of bytes")
         return np.ascontiguousarray(image)
@@ -48,7 +50,7 @@ class CofwFile:
 def open_cofw(path: Path, part: str) -> Iterator[CofwFile]:
     """A COFW file, part train or test; InputError if it is something else, or h5py is missing."""
     with open(existing_file(path), "rb") as file:
-        is_hdf5 = b"MATLAB 7.3" in (start := file.read(128)) or start[:4] == b"\x89HDF"
+        is_hdf5 = b"\x89HDF\r\n\x1a\n" in file.read(4096)  # behind MATLAB's header of 512 bytes
     reader = _open_hdf5 if is_hdf5 else _open_older
     try:
         with reader(path, _NAMES[part]) as opened:

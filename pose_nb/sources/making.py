@@ -52,7 +52,7 @@ def center_scale(points: np.ndarray) -> tuple[list[float], float]:
     low, high = np.floor(points.min(0)), np.ceil(points.max(0))
     return ((low + high) / 2).tolist(), float((high - low).max() / 200)
 
-
+# %% ../../nbs/parts/762_sources.making.ipynb #3949f928
 def face_entry(number: int, image: dict, points: np.ndarray) -> dict:
     """An annotation in COCO's form of a face with landmarks (K, 2), all of them labelled.
 

@@ -6,7 +6,8 @@
 __all__ = ['MISSING', 'MPII_SOURCE', 'as_list', 'mpii_person', 'mpii_lists', 'head_content', 'compare_heads']
 
 # %% ../../nbs/parts/766_sources.mpii.ipynb #84dfad5a
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -60,30 +61,46 @@ def mpii_person(rect: Any) -> dict | None:
     return person | dict(head=None if None in head else head)
 
 # %% ../../nbs/parts/766_sources.mpii.ipynb #daf9a2d6
-def mpii_lists(annotations: Path, validation: Path) -> dict[str, list[dict]]:
-    """People of the lists train and val; InputError if the files do not belong together."""
-    release = read_mat(annotations, ["RELEASE"])["RELEASE"]
+def _rects(picture: Any) -> list:
+    return as_list(getattr(picture, "annorect", np.array([])))
+
+
+def _validation(pictures: list, chosen: Path, annotations: Path) -> tuple[list[dict], set[int]]:
+    """The people that `detections.mat` names, in its order, and the numbers of their pictures."""
     names = ["RELEASE_img_index", "RELEASE_person_index"]
-    chosen = read_mat(validation, names)
-    pairs = list(zip(*(np.ravel(chosen[name]).astype(int).tolist() for name in names)))
+    content = read_mat(chosen, names)
+    pairs = list(zip(*(np.ravel(content[name]).astype(int).tolist() for name in names)))
+    people = []
+    for number, person in pairs:
+        if not 1 <= number <= len(pictures):
+            raise InputError(f"{chosen}: picture {number} is not in {annotations.name}")
+        rects = _rects(pictures[number - 1])
+        found = mpii_person(rects[person - 1]) if 1 <= person <= len(rects) else None
+        if found is None:
+            raise InputError(f"{chosen}: picture {number} has no annotated person {person}")
+        people.append(_with_name(pictures[number - 1], found, annotations))
+    return people, {number for number, _ in pairs}
+
+# %% ../../nbs/parts/766_sources.mpii.ipynb #97cfc3cc
+def mpii_lists(annotations: Path, validation: Path | None = None) -> dict[str, list[dict]]:
+    """People of the lists train and val; InputError if the files do not belong together.
+
+    Without a validation list, all people of the training pictures are in train.
+    """
+    release = read_mat(annotations, ["RELEASE"])["RELEASE"]
     pictures = as_list(getattr(release, "annolist", np.array([])))
     in_train = np.ravel(getattr(release, "img_train", np.array([])))
     if not pictures or len(in_train) != len(pictures):
         raise InputError(f"{annotations}: RELEASE has no annolist with as many img_train")
-    val = []
-    for picture, person in pairs:
-        if not 1 <= picture <= len(pictures):
-            raise InputError(f"{validation}: picture {picture} is not in {annotations.name}")
-        rects = as_list(getattr(pictures[picture - 1], "annorect", np.array([])))
-        found = mpii_person(rects[person - 1]) if 1 <= person <= len(rects) else None
-        if found is None:
-            raise InputError(f"{validation}: picture {picture} has no annotated person {person}")
-        val.append(_with_name(pictures[picture - 1], found, annotations))
-    used, train = {picture for picture, _ in pairs}, []
+    val: list[dict] = []
+    used: set[int] = set()
+    if validation is not None:
+        val, used = _validation(pictures, validation, annotations)
+    train = []
     for number, picture in enumerate(progress(pictures, "reading people"), 1):
         if in_train[number - 1] == 1 and number not in used:
-            people = map(mpii_person, as_list(getattr(picture, "annorect", np.array([]))))
-            train += [_with_name(picture, person, annotations) for person in people if person]
+            people = [person for person in map(mpii_person, _rects(picture)) if person]
+            train += [_with_name(picture, person, annotations) for person in people]
     return dict(train=train, val=val)
 
 # %% ../../nbs/parts/766_sources.mpii.ipynb #b41b4835
@@ -145,32 +162,33 @@ def _mpii_jobs(folder: Path) -> list[Job]:
     notes = folder / "annotations"
     if (notes / "mpii_val.json").is_file() and not (notes / _RELEASE).is_file():
         return []  # the converted lists themselves were published
-    sources = [
-        needed(notes, _RELEASE, "MPII's annotations, mpii_human_pose_v1_u12_2.zip"),
-        needed(notes, _VALIDATION, "the validation list, in mpii_valid_pred.zip of Tompson et al."),
-    ]
-    lists: dict[str, list[dict]] = {}
-
-    def people(*names: str) -> list[dict]:
-        if not lists:
-            lists.update(mpii_lists(*sources))
-        chosen = [person for name in names for person in lists[name]]
-        return [{k: v for k, v in person.items() if k != "head"} for person in chosen]
-
-    def heads() -> dict[str, np.ndarray]:
-        people()
-        content = head_content(lists["val"])
-        if (notes / _GIVEN).is_file():
-            compare_heads(content, notes / _GIVEN)
-        return content
-
-    splits = dict(train=("train",), val=("val",), trainval=("train", "val"))
+    sources = [needed(notes, _RELEASE, "MPII's annotations, mpii_human_pose_v1_u12_2.zip")]
+    splits: dict[str, tuple[str, ...]] = dict(trainval=("train",))  # without a list, all people
+    if (notes / _VALIDATION).is_file():
+        sources.append(notes / _VALIDATION)
+        splits = dict(train=("train",), val=("val",), trainval=("train", "val"))
+    lists = cache(partial(mpii_lists, *sources))
     jobs = [
-        Job(f"annotations/mpii_{name}.json", sources, partial(people, *parts))
+        Job(f"annotations/mpii_{name}.json", sources, partial(_without_heads, lists, parts))
         for name, parts in splits.items()
     ]
-    given = [notes / _GIVEN] if (notes / _GIVEN).is_file() else []
-    return [*jobs, Job("annotations/mpii_gt_val.mat", sources + given, heads)]
+    if "val" in splits:
+        given = [notes / _GIVEN] if (notes / _GIVEN).is_file() else []
+        make = partial(_heads, lists, given)
+        jobs.append(Job("annotations/mpii_gt_val.mat", sources + given, make))
+    return jobs
+
+
+def _without_heads(lists: Callable, names: tuple[str, ...]) -> list[dict]:
+    chosen = [person for name in names for person in lists()[name]]
+    return [{k: v for k, v in person.items() if k != "head"} for person in chosen]
+
+# %% ../../nbs/parts/766_sources.mpii.ipynb #2ec5cb71
+def _heads(lists: Callable, given: list[Path]) -> dict[str, np.ndarray]:
+    content = head_content(lists()["val"])
+    for published in given:
+        compare_heads(content, published)
+    return content
 
 # %% ../../nbs/parts/766_sources.mpii.ipynb #4b1450f6
 MPII_SOURCE = Source(

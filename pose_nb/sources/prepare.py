@@ -31,7 +31,7 @@ from pose_nb.sources.people import (
     WHOLEBODY_SOURCE,
 )
 from .raw import Placed, place_files
-from .verify import Verdict, find_set, verify
+from .verify import Verdict, find_set, verify_folder
 from ..tables.sets import SETS, PoseSet
 from ..viz import draw_pose, grid, save_image
 
@@ -70,8 +70,9 @@ def list_sets() -> list[str]:
     """One line per data set: its keypoints, and the published counts of its splits."""
     lines = []
     for name, data in SETS.items():
-        counts = [f"{split} {data.counts[split]:,}" for split in data.counts]
-        what = ", ".join(counts[:3]) or "counts not published"
+        counts = [f"{split} {number:,}" for split, number in data.counts.items()]
+        pictures = [f"{split} {number:,} pictures" for split, number in data.image_counts.items()]
+        what = ", ".join((counts or pictures)[:3]) or "counts not published"
         lines.append(f"{name:20s} {len(data.skeleton):3d} keypoints  {what}")
     return lines
 
@@ -126,6 +127,9 @@ def _md5(path: Path) -> str:
 # %% ../../nbs/parts/778_sources.prepare.ipynb #6ee41009
 def _place(data: PoseSet, raw: Path, folder: Path, say: Callable) -> None:
     source = SOURCES[data.name]
+    for part in sorted(raw.rglob("*.zip.001")) if raw.is_dir() else ():
+        whole = part.with_suffix("").name
+        say(f"{part}: one of several parts; join them with: cat {whole}.* > {whole}")
     placed = place_files(raw, folder, source.rules)
     if not placed.new and not placed.there:
         raise InputError(
@@ -172,4 +176,4 @@ def prepare(
     jobs = jobs_300w(folder, True) if zero_based else SOURCES[name].jobs(folder)
     run_jobs(name, folder, jobs, say)
     _draw(data, folder, say)
-    return verify(name, folder, splits)
+    return verify_folder(data, folder, splits)

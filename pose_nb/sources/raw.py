@@ -139,13 +139,16 @@ def place_of(name: str, rules: Rules) -> str | None:
     return None
 
 # %% ../../nbs/parts/760_sources.raw.ipynb #3958820e
+_PICTURES = (".jpg", ".jpeg", ".png")
+
+# %% ../../nbs/parts/760_sources.raw.ipynb #b41a4724
 def _write(file: RawFile, target: Path) -> None:
     """The file at its place: linked, copied or unpacked; never half there."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.part")
     part.unlink(missing_ok=True)
     try:
-        if file.path is not None:
+        if file.path is not None and target.suffix.lower() in _PICTURES:
             with suppress(OSError):
                 os.link(file.path, part)
         if not part.exists():

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['USUAL', 'Verdict', 'find_set', 'some', 'picture_sizes', 'check_pictures', 'check_places', 'check_counts',
-           'set_folder', 'verify']
+           'set_folder', 'verify', 'verify_folder']
 
 # %% ../../nbs/parts/776_sources.verify.ipynb #e441ca48
 from collections.abc import Sequence
@@ -107,8 +107,7 @@ def check_places(records: Records, split: str, sizes: dict, verdict: Verdict) ->
     if not len(seen):
         return
     limits = np.array([sizes[file] for file in seen.image_files], float)
-    labelled = seen.visible > 0
-    xy = seen.keypoints
+    labelled, xy = seen.visible > 0, seen.keypoints
     outside = labelled & ((xy < -1) | (xy > limits[:, None] + 1)).any(2)
     share = outside.sum() / max(1, labelled.sum())
     counts = f"{outside.sum():,} of {labelled.sum():,} labelled keypoints"
@@ -117,6 +116,14 @@ def check_places(records: Records, split: str, sizes: dict, verdict: Verdict) ->
         verdict.differ(f"{text}; do pictures and annotations belong together?")
     else:
         verdict.note(text)
+    _check_boxes_and_people(seen, split, limits, verdict)
+
+# %% ../../nbs/parts/776_sources.verify.ipynb #037eb7f2
+def _check_boxes_and_people(
+    seen: Records, split: str, limits: np.ndarray, verdict: Verdict
+) -> None:
+    """Boxes beside their picture (limits (N, 2)), and people beside their boxes."""
+    labelled, xy = seen.visible > 0, seen.keypoints
     beside = (seen.boxes[:, 2:] <= 0).any(1) | (seen.boxes[:, :2] >= limits).any(1)
     if beside.any():
         ids = some(seen.ids[beside].tolist())
@@ -223,14 +230,21 @@ def verify(
 
     InputError: no set or split of this name, or nothing of the set is there.
     """
-    data, root, verdict = find_set(name), Path(root), Verdict()
+    data = find_set(name)
     for split in splits or ():
         if split not in data.annotations:
             raise InputError(f"{name} has no split {split!r}; it has {', '.join(data.annotations)}")
-    folder = set_folder(data, root)
+    return verify_folder(data, set_folder(data, Path(root)), splits, decode)
+
+# %% ../../nbs/parts/776_sources.verify.ipynb #ded2cd71
+def verify_folder(
+    data: PoseSet, folder: Path, splits: Sequence[str] | None = None, decode: bool = False
+) -> Verdict:
+    """As `verify`, of the set's own folder, even if there is nothing in it."""
+    verdict = Verdict()
     sizes: dict = {}
     for split in splits or data.annotations:
-        _check_split(data, root, split, sizes, decode, verdict)
+        _check_split(data, folder, split, sizes, decode, verdict)
     verdict.lines.append("files")
     _check_record(data, folder, verdict)
     _check_boxes(data, folder, verdict)
