@@ -6,9 +6,9 @@
 __all__ = ['app', 'weights_app', 'RowId', 'DataRoot', 'Weights', 'Batch', 'Workers', 'Limit', 'Device', 'Seed', 'OwnSeed', 'Flip',
            'Split', 'Start', 'Fold', 'Epochs', 'Steps', 'BatchEach', 'Accumulate', 'Lr', 'Precision', 'EvalEvery',
            'ValBoxes', 'ValLimit', 'SaveEvery', 'Processes', 'Track', 'Compiled', 'Pictures', 'Boxes', 'Oracle',
-           'ResultFolder', 'Tested', 'OneSplit', 'Images', 'BoxesFile', 'Box', 'Threshold', 'DrawingFolder',
-           'list_rows', 'info', 'table', 'demo', 'show_environment', 'train', 'evaluate', 'predict', 'data_synth',
-           'doctor', 'weights_convert', 'weights_import', 'main']
+           'ResultFolder', 'Tested', 'OneSplit', 'TestPrecision', 'Images', 'BoxesFile', 'Box', 'Threshold',
+           'DrawingFolder', 'list_rows', 'info', 'table', 'demo', 'show_environment', 'train', 'evaluate', 'predict',
+           'data_synth', 'doctor', 'weights_convert', 'weights_import', 'main']
 
 # %% ../nbs/parts/860_cli.ipynb #f0b22c57
 import json
@@ -230,7 +230,7 @@ def _network(row: Any, weights: str | None) -> Any:
         print("random weights: the answers mean nothing")
     return model
 
-
+# %% ../nbs/parts/860_cli.ipynb #f404db65
 def _test_row(
     row_id: str, data: Path, weights: str, split: str | None, oracle: bool, how: dict[str, Any]
 ) -> None:
@@ -254,9 +254,7 @@ def _test_row(
     accelerator.print(json.dumps(rounded, indent=1))
 
 # %% ../nbs/parts/860_cli.ipynb #42807f04
-_BOXES = (
-    "gt (annotated), det (the set's detector file), or a file of detections; default: the table's"
-)
+_BOXES = "gt (annotated), det (the set's detector file), or a file; default: the table's"
 Boxes = Annotated[str | None, typer.Option(help=_BOXES)]
 _ORACLE = "no network: decode the encoded truth, for the figures of perfect targets"
 Oracle = Annotated[bool, typer.Option("--oracle", help=_ORACLE)]
@@ -266,6 +264,7 @@ _TESTED = "published, random, a file, or a folder that training made"
 Tested = Annotated[str, typer.Option("--weights", help=_TESTED)]
 _SPLIT = "one split only; default: all that the table's line needs"
 OneSplit = Annotated[str | None, typer.Option(help=_SPLIT)]
+TestPrecision = Annotated[str, typer.Option("--precision", help="no (float32), bf16 or fp16")]
 
 # %% ../nbs/parts/860_cli.ipynb #53d77312
 @app.command()
@@ -277,7 +276,7 @@ def evaluate(
     split: OneSplit = None,
     oracle: Oracle = False,
     flip: Flip = None,
-    precision: Precision = None,
+    precision: TestPrecision = "no",
     batch_size: Batch = 32,
     workers: Workers = None,
     limit: Limit = None,
@@ -295,7 +294,7 @@ def evaluate(
 
     name, place = get_row(row).id, device and str(pick_device(device))
     how: dict[str, Any] = dict(boxes=boxes, flip=flip, batch_size=batch_size, limit=limit, out=out)
-    how |= dict(precision=precision or "no", workers=workers, device=place)
+    how |= dict(precision=precision, workers=workers, device=place)
     _in_processes(processes, _test_row, name, data, weights, split, oracle, how)
 
 # %% ../nbs/parts/860_cli.ipynb #62622b99

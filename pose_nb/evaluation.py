@@ -318,11 +318,16 @@ class TableLine:
     table: dict[str, float]
     splits: dict[str, dict[str, float]]  # split -> figures of the benchmark's measure
     weights: dict[str, str]  # split -> the file, or "random"
-    complete: bool = True  # whether whole splits were tested
+    departures: tuple[str, ...] = ()  # what was not done as for the table
+
+    @property
+    def complete(self) -> bool:
+        """Whether the figures can be compared with those that are printed."""
+        return not self.departures
 
     def __str__(self) -> str:
         printed = self.row.published
-        lines = [f"{self.row.id}{'' if self.complete else ', on a part of the people'}"]
+        lines = [", ".join([self.row.id, *self.departures])]
         for name, value in self.table.items():
             known = f"published {printed[name]:g}" if name in printed else "not published"
             if name in printed and self.complete:
@@ -377,8 +382,22 @@ def table_line(
         used[split] = Path(file).name if file else "random"
         place = Path(out) / split if out else None
         splits[split] = evaluate(model, data, row=row, split=split, limit=limit, out=place, **how)
-    line = TableLine(row, benchmark.table_figures(splits), splits, used, limit is None)
+    line = TableLine(
+        row, benchmark.table_figures(splits), splits, used, _departures(row, limit, how)
+    )
     if out and (how.get("accelerator") is None or how["accelerator"].is_main_process):
         facts = dict(row=row.id, table=line.table, published=row.published, weights=used)
-        write_json(Path(out) / "line.json", facts | dict(splits=splits, complete=line.complete))
+        write_json(Path(out) / "line.json", facts | dict(splits=splits, departures=line.departures))
     return line
+
+
+def _departures(row: Any, limit: int | None, how: dict[str, Any]) -> tuple[str, ...]:
+    """What of an evaluation is not as for the table."""
+    boxes, flip = how.get("boxes"), how.get("flip")
+    told = {
+        f"the first {limit} images of each split": limit is not None,
+        f"boxes {boxes}": boxes not in (None, row.benchmark.table_boxes),
+        f"flip test {'on' if flip else 'off'}": flip not in (None, row.flip),
+        f"precision {how.get('precision')}": how.get("precision", "no") != "no",
+    }
+    return tuple(what for what, differs in told.items() if differs)

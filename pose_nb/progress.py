@@ -100,7 +100,8 @@ def draw_curves(entries: list[dict[str, Any]], figure: str, path: str | Path) ->
     panels = {"loss": ("loss", lines), "accuracy": ("accuracy (training)", lines)}
     panels[f"val {figure}"] = (f"{figure} (validation)", tested)
     for axis, (name, (title, some)) in zip(picture.subplots(1, 3), panels.items()):
-        values = [line["epoch"] for line in some], [line[name] for line in some]
+        known = [line for line in some if name in line]
+        values = [line["epoch"] for line in known], [line[name] for line in known]
         viz.draw_curves(axis, {name: values}, "epoch", title)
     with atomic_path(path) as temporary:
         picture.savefig(temporary, format="png")

@@ -231,12 +231,12 @@ def locked(out: str | Path) -> Iterator[None]:
 def stop_requests() -> Iterator[Callable[[], bool]]:
     """A function that says whether somebody asked this process to stop (Ctrl-C, SIGTERM).
 
-    A second request interrupts at once. Outside of the main thread, signals stay as they are.
+    A second Ctrl-C interrupts at once. Outside of the main thread, signals stay as they are.
     """
     asked: list[int] = []
 
     def note(number: int, frame: Any) -> None:
-        if asked:
+        if number == signal.SIGINT and number in asked:
             raise KeyboardInterrupt
         asked.append(number)
 

@@ -110,7 +110,7 @@ def test_network(arch):
         compare(output, index, value, output.std().item(), golden["tolerance"])
 
     count = counter.get_total_flops() // (2 * len(images))
-    if arch.startswith(("hrformer", "pvt", "swin", "vitpose")):  # fused attention may not be counted
+    if arch.startswith(("hrformer", "pvt", "swin", "vitpose")):  # fused attention is not counted
         count = macs(model, golden["shape"][:1:-1])
     assert count + REPEATED_PATHS.get(arch, 0) == golden["macs"]
 

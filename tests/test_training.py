@@ -79,6 +79,12 @@ def log(out):
     return [json.loads(line) for line in Path(out, "metrics.jsonl").read_text().splitlines()]
 
 
+def weights_equal(a, b):
+    """Whether two runs ended in the same state, to the last bit."""
+    mine, theirs = (load_file(folder / "state.safetensors") for folder in (a, b))
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[k], theirs[k]) for k in mine)
+
+
 def losses(out):
     return {line["epoch"]: line["loss"] for line in log(out) if "accuracy" in line}
 
