@@ -404,3 +404,16 @@ def test_difficulties_are_as_frequent_as_they_should_be():
     found = face_forms.difficulties(4000, [3])
     for name, share in face_forms._SHARES.items():
         assert np.mean([name in face for face in found]) == pytest.approx(share, abs=0.03)
+
+
+def test_the_command(tmp_path, capsys, monkeypatch):
+    from pose_nb.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as done:
+        main(["data", "synth", "clips", "--form", "jhmdb", "--train", "1", "--val", "2"])
+    assert done.value.code == 0 and "synthetic people, as jhmdb" in capsys.readouterr().out
+    assert len(SETS["jhmdb"].load("clips")) == 2
+    with pytest.raises(SystemExit) as done:
+        main(["data", "synth", "more", "--form", "lsp"])
+    assert done.value.code == 2 and "there are coco, mpii" in capsys.readouterr().err
