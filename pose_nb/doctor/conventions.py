@@ -253,10 +253,10 @@ def check_origin(labels: Labels) -> list[Finding]:
         beyond = on & ((xy > wh - 1) & (xy <= wh)).any(2)
         first = on & (xy < 1).any(2)
     found = []
-    if beyond.sum() >= 3 and not first.any() and beyond.sum() > 2:
+    if beyond.sum() >= 3 and not first.any():
         what = "{n} instances reach the number after their picture's last pixel, and none its first"
         remedy = "pixels seem to be counted from 1: subtract 1 from all x and y"
-        found = finding_of(labels, "off-by-one", "warning", beyond.any(1), what, remedy)
+        found = finding_of(labels, "off-by-one", "warning", np.asarray(beyond.any(1)), what, remedy)
     fraction = np.where(on[..., None], np.nan_to_num(xy) % 1, np.nan)
     with np.errstate(invalid="ignore"):
         whole = labels.people & ~(fraction > 0).any((1, 2)) & (on.sum(1) > 2)

@@ -26,11 +26,10 @@ from pose_nb.doctor.coco import (
     load_text,
     problem,
     read_coco,
-    report,
     report_lengths,
     skeleton_for,
 )
-from .labels import FIRST, Finding, Labels, read_column
+from .labels import FIRST, Finding, Labels, read_column, report
 from ..files import shown
 from ..skeleton import Skeleton
 from ..skeletons import MPII
@@ -283,8 +282,8 @@ def read_labels(
 ) -> Labels:
     """Labels of an annotation file of any form, with what reading found; never raises for what it
     holds."""
-    path, findings = Path(path), []
-    file, labels = str(path), None
+    path, labels = Path(path), None
+    file, findings = str(path), list[Finding]()
     if path.suffix.lower() == ".csv":
         text = load_text(path, findings)
         labels = read_csv(text, file, images, split) if text else None
