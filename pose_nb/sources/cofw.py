@@ -17,7 +17,7 @@ import numpy as np
 
 from .. import skeletons
 from ..files import InputError, existing_file
-from .making import Job, Source, coco_form, progress
+from .making import Job, Source, coco_form, progress, try_mats
 
 # %% ../../nbs/parts/772_sources.cofw.ipynb #bf82592f
 _NAMES = {"train": ("IsTr", "phisTr", "bboxesTr"), "test": ("IsT", "phisT", "bboxesT")}
@@ -84,6 +84,7 @@ def _open_hdf5(path: Path, names: tuple[str, ...]) -> Iterator[CofwFile]:
 def _open_older(path: Path, names: tuple[str, ...]) -> Iterator[CofwFile]:
     from scipy.io import loadmat
 
+    try_mats([path])
     try:
         content = loadmat(str(path), variable_names=list(names))
     except Exception as error:  # scipy raises many kinds for files that are no MATLAB files

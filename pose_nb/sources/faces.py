@@ -148,6 +148,7 @@ WFLW_SOURCE = Source(
     [
         (_LISTS, r"WFLW_annotations/\1/\2"),
         (r"(?:^|/)WFLW_images/(?!WFLW_images/)(.+\.jpg)$", r"images/\1"),
+        (r"(?:^|/)(\d+--[^/]+/[^/]+\.jpg)$", r"images/\1"),
         (r"(?:^|/)(face_landmarks_wflw_\w+\.json)$", r"annotations/\1"),
     ],
     _wflw_jobs,

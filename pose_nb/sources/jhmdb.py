@@ -14,7 +14,16 @@ import numpy as np
 
 from .. import skeletons
 from ..files import InputError
-from .making import Job, Pictures, Source, coco_form, needed, progress, read_mat
+from pose_nb.sources.making import (
+    Job,
+    Pictures,
+    Source,
+    coco_form,
+    needed,
+    progress,
+    read_mat,
+    try_mats,
+)
 
 # %% ../../nbs/parts/768_sources.jhmdb.ipynb #61403ddf
 def mask_box(mask: np.ndarray) -> list[float] | None:
@@ -71,6 +80,8 @@ def read_splits(folder: Path) -> dict[str, list[str]]:
 # %% ../../nbs/parts/768_sources.jhmdb.ipynb #ca4b3f46
 def convert_clips(folder: Path, clips: list[str], numbers: dict[str, int]) -> dict:
     """The frames of some clips in COCO's form, all counted from 1; numbers: clip -> its number."""
+    parts = ("joint_positions", "puppet_mask")
+    try_mats([folder / part / clip / f"{part}.mat" for part in parts for clip in clips])
     pictures, annotations = Pictures(folder), []
     for clip in progress(clips, "reading clips"):
         points, boxes = read_clip(folder, clip)

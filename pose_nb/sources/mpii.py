@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..files import InputError, shown
-from .making import Job, Source, needed, progress, read_mat
+from .making import Job, Source, needed, progress, read_mat, try_mats
 from .raw import safe_name
 
 # %% ../../nbs/parts/766_sources.mpii.ipynb #43289d01
@@ -87,6 +87,7 @@ def mpii_lists(annotations: Path, validation: Path | None = None) -> dict[str, l
 
     Without a validation list, all people of the training pictures are in train.
     """
+    try_mats([path for path in (annotations, validation) if path])
     release = read_mat(annotations, ["RELEASE"])["RELEASE"]
     pictures = as_list(getattr(release, "annolist", np.array([])))
     in_train = np.ravel(getattr(release, "img_train", np.array([])))

@@ -49,7 +49,8 @@ class RawFile(NamedTuple):
     archive: Path | None = None  # the archive that it is in
 
 
-_BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError)
+# what damaged archives raise; gzip and bz2 raise an OSError that has no number
+_BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError)
 _TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
 
@@ -99,7 +100,10 @@ def _archive_files(path: Path) -> Iterator[RawFile]:
         label = _stem(path.name)
         yield from read(path, label, path) if read else _tar_files(path, label)
     except _BROKEN as error:
-        raise InputError(f"{path}: a broken archive ({error}); fetch it again") from None
+        if getattr(error, "errno", None):
+            raise
+        reason = " ".join(str(error).split())[:80]
+        raise InputError(f"{path}: a broken archive ({reason}); fetch it again") from None
     except (NotImplementedError, RuntimeError) as error:
         raise InputError(f"{path}: cannot be unpacked here ({error}); do it by hand") from None
 
@@ -158,6 +162,8 @@ def _write(file: RawFile, target: Path) -> None:
                 raise EOFError("cut short")
         os.replace(part, target)
     except _BROKEN as error:
+        if getattr(error, "errno", None):
+            raise
         raise InputError(
             f"{file.archive or file.path}: {shown(file.name, 80)} is broken ({error}); fetch the "
             "archive again"
