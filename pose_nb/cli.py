@@ -6,9 +6,10 @@
 __all__ = ['app', 'weights_app', 'RowId', 'DataRoot', 'Weights', 'Batch', 'Workers', 'Limit', 'Device', 'Seed', 'OwnSeed', 'Flip',
            'Split', 'Start', 'Fold', 'Epochs', 'Steps', 'BatchEach', 'Accumulate', 'Lr', 'Precision', 'EvalEvery',
            'ValBoxes', 'ValLimit', 'SaveEvery', 'Processes', 'Track', 'Compiled', 'Pictures', 'Boxes', 'Oracle',
-           'ResultFolder', 'Tested', 'OneSplit', 'TestPrecision', 'Images', 'BoxesFile', 'Box', 'Threshold',
-           'DrawingFolder', 'list_rows', 'info', 'table', 'demo', 'show_environment', 'train', 'evaluate', 'predict',
-           'data_synth', 'doctor', 'weights_convert', 'weights_import', 'main']
+           'ResultFolder', 'Tested', 'OneSplit', 'TestPrecision', 'Full', 'SomeData', 'Kept', 'TestLimit', 'Images',
+           'BoxesFile', 'Box', 'Threshold', 'DrawingFolder', 'list_rows', 'info', 'table', 'demo', 'show_environment',
+           'train', 'evaluate', 'reproduce', 'predict', 'data_synth', 'doctor', 'weights_convert', 'weights_import',
+           'main']
 
 # %% ../nbs/parts/860_cli.ipynb #f0b22c57
 import json
@@ -296,6 +297,48 @@ def evaluate(
     how: dict[str, Any] = dict(boxes=boxes, flip=flip, batch_size=batch_size, limit=limit, out=out)
     how |= dict(precision=precision, workers=workers, device=place)
     _in_processes(processes, _test_row, name, data, weights, split, oracle, how)
+
+# %% ../nbs/parts/860_cli.ipynb #e6fff68d
+_FULL = "the published number of epochs"
+Full = Annotated[bool, typer.Option("--full", help=_FULL)]
+_SYNTHETIC = "folder of the set; default: synthetic people in its form, drawn into --out"
+SomeData = Annotated[Path | None, typer.Option("--data", help=_SYNTHETIC)]
+_KEPT = "folder of records; default: that of the project, or POSE_NB_RECORDS"
+Kept = Annotated[Path | None, typer.Option("--records", help=_KEPT)]
+_TEST_LIMIT = "test on the first so many images of each split only"
+TestLimit = Annotated[int | None, typer.Option("--limit", min=1, help=_TEST_LIMIT)]
+
+
+@app.command()
+def reproduce(
+    row: RowId,
+    out: Annotated[Path, typer.Option(help="folder for runs and results")],
+    data: SomeData = None,
+    steps: Steps = None,
+    full: Full = False,
+    start: Start = "published",
+    batch_size: BatchEach = None,
+    accumulate: Accumulate = None,
+    workers: Workers = None,
+    limit: TestLimit = None,
+    records: Kept = None,
+    device: Device = None,
+) -> None:
+    """Train a row, measure its line of the table, and keep a record of both."""
+    _folder(out)
+    from pose_nb import reproduction
+    from pose_nb.tables.zoo import get_row
+
+    chosen = get_row(row)
+    if data is None:
+        from pose_nb.synth.forms import make_form
+
+        data = make_form(out / "people", chosen.benchmark.data.name, train=24, val=8)
+    how: dict[str, Any] = dict(steps=steps, full=full, start=start, limit=limit, records=records)
+    how |= dict(batch_size=batch_size, accumulate=accumulate, workers=workers, device=device)
+    record, line = reproduction.reproduce(chosen, data, out, **how)
+    kind = "SYNTHETIC people" if record.synthetic else "the real data"
+    print(f"{line}\nstatus: {record.status}, on {kind}")
 
 # %% ../nbs/parts/860_cli.ipynb #62622b99
 def _corners(text: str) -> tuple[float, ...]:

@@ -98,6 +98,22 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[st
         where = shown(path, 300)
         raise InputError(f"{where} is no sound safetensors file: {reason}") from None
 
+# %% ../../nbs/parts/605_weights.tensors.ipynb #19de25e2
+def _unshared(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors on the CPU, contiguous, no two with the same memory; copied only where needed.
+
+    The state of the largest network has 7.6 GB; a copy of all of it would not fit beside it.
+    """
+    seen, own = set(), {}
+    for name, tensor in tensors.items():
+        value = tensor.detach().to("cpu").contiguous()
+        storage = value.untyped_storage()
+        if storage.data_ptr() in seen or storage.nbytes() != value.nbytes:
+            value = value.clone()
+        seen.add(value.untyped_storage().data_ptr())
+        own[name] = value
+    return own
+
 # %% ../../nbs/parts/605_weights.tensors.ipynb #fbef59d9
 def write_safetensors(
     path: str | Path,
@@ -112,13 +128,11 @@ def write_safetensors(
     path = Path(path)
     if path.suffix != ".safetensors":
         raise InputError(f"{shown(path, 300)}: weights are saved as .safetensors")
-    copies = {
-        name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()
-    }
+    own = _unshared(tensors)
     words = {str(key): str(value) for key, value in (metadata or {}).items()}
     try:
         with atomic_path(path) as temporary:
-            save_file(copies, temporary, words)
+            save_file(own, temporary, words)
     except (SafetensorError, OSError) as error:
         reason = shown(getattr(error, "strerror", None) or str(error), 200)
         raise InputError(
