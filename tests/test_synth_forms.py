@@ -19,7 +19,8 @@ from pose_nb.files import InputError
 from pose_nb.metrics.pck import head_sizes
 from pose_nb.synth import body_forms, face_forms, forms
 from pose_nb.synth.body import keypoints_for, select
-from pose_nb.synth.face import ATTRIBUTES, render_face
+from pose_nb.synth.face import render_face
+from pose_nb.synth.portrait import ATTRIBUTES
 from pose_nb.synth.shots import head_box
 from pose_nb.tables.sets import SETS
 from pose_nb.tables.zoo import ROWS

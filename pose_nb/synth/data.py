@@ -209,7 +209,7 @@ def place(root: Path, options: dict, write: Callable[[Path], None]) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
     return root
 
-
+# %% ../../nbs/parts/960_synth.data.ipynb #b7c1a9f2
 def _move(folder: Path, root: Path) -> None:
     """Put the complete folder where `root` is, instead of what may be there."""
     os.chmod(folder, 0o755)
@@ -294,7 +294,7 @@ def _write_split(
         write_compact(folder / DETECTIONS, found)
 
 
-def write_compact(path: Path, value) -> None:
+def write_compact(path: Path, value: dict | list) -> None:
     """JSON on one line, in a folder of which `place` is in charge."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value), encoding="utf-8")

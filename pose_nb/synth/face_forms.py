@@ -14,11 +14,21 @@ import numpy as np
 
 from .. import skeletons
 from ..skeletons import Skeleton
-from .body_forms import Shots, coco_file, image_entry, pictures, stream
 from .data import FIRST_ID, annotate, write_compact
 from .drawing import Person
-from .face import ATTRIBUTES, render_face
-from .shots import Frames, Shot, Task, draw_people
+from .face import render_face
+from .portrait import ATTRIBUTES
+from pose_nb.synth.shots import (
+    Frames,
+    Shot,
+    Shots,
+    Task,
+    coco_file,
+    draw_people,
+    image_entry,
+    pictures,
+    stream,
+)
 from ..tables.sets import SETS
 
 # %% ../../nbs/parts/966_synth.face_forms.ipynb #8410c3ca

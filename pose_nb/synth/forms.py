@@ -12,9 +12,8 @@ from pathlib import Path
 
 from ..files import InputError, shown
 from . import body_forms, face_forms
-from .body_forms import Shots
 from .data import make_dataset, place
-from .shots import Task, shoot
+from .shots import Shots, Task, shoot
 
 # %% ../../nbs/parts/968_synth.forms.ipynb #9cab47c0
 @dataclass(frozen=True)
