@@ -615,6 +615,19 @@ def test_the_same_people_in_train_and_val_without_pictures(mine):
     assert levels(examine(mine, images=mine / "nowhere"))["leak-people"] == "error"
 
 
+def test_a_file_that_joins_train_and_val_is_no_leak(mine):
+    (mine / "annotations/person_keypoints_trainval2017.json").write_bytes((mine / VAL).read_bytes())
+    assert not {check for check in levels(examine(mine)) if check.startswith("leak")}
+
+
+def test_what_a_published_set_lacks_is_a_note(mine):
+    content = json.loads((mine / TRAIN).read_text())
+    a_keypoint_never_labelled(content)
+    (mine / TRAIN).write_text(json.dumps(content))
+    assert levels(examine(mine, SETS["coco"]))["imbalance"] == "note"
+    assert levels(examine(mine))["imbalance"] == "warning"
+
+
 def test_copies_within_a_split(album):
     files = pictures(album)
     files[1].write_bytes(files[0].read_bytes())

@@ -292,7 +292,7 @@ def check_inverted(labels: Labels) -> list[Finding]:
     if len(values) == 1 and people.sum() >= 10 and not _faces(labels.skeleton):
         what = f"every keypoint of all {people.sum():,} people has v = {values[0]:g}"
         why = "fine if nothing is hidden or cut off; else the flags were lost on the way"
-        level = "note" if labels.form != "COCO" else "warning"
+        level = "warning" if labels.form == "COCO" and not labels.split else "note"
         found += finding_of(labels, "visibility-constant", level, people, what, why)
     return found
 
@@ -305,9 +305,10 @@ def check_balance(labels: Labels) -> list[Finding]:
         return []
     share = labels.labelled[people].mean(0)
     found, names = [], labels.skeleton.keypoints
-    for rare, level, words in (
-        (share == 0, "warning", "never labelled"),
-        ((share > 0) & (share < 0.1 * share.max()), "warning", "labelled ten times more rarely"),
+    level = "note" if labels.split else "warning"  # of a published set, it is as published
+    for rare, words in (
+        (share == 0, "never labelled"),
+        ((share > 0) & (share < 0.1 * share.max()), "labelled ten times more rarely"),
     ):
         listed = [f"{names[k][:40]} {share[k]:.1%}" for k in np.flatnonzero(rare)]
         if listed:

@@ -308,6 +308,9 @@ def _partners(sheets: Sequence[Labels]) -> Iterable[tuple[Labels, Labels]]:
     without = lambda sheet: re.sub(
         r"train(val)?|trn|valid(ation)?|val|testing|test|dev", "", Path(sheet.file).stem.lower()
     )
+    joined = [s for s in sheets if re.search("trainval", s.split or Path(s.file).stem)]
+    if any(role(sheet) == "train" for sheet in sheets if sheet not in joined):
+        sheets = [sheet for sheet in sheets if sheet not in joined]  # train and val in one
     for a, b in combinations(sheets, 2):
         roles = {role(a): a, role(b): b}
         same = without(a)[:40] == without(b)[:40] or len(sheets) == 2
