@@ -89,7 +89,9 @@ def aic(raw):
         ("keypoint_train", "20170902", "0a"),
         ("keypoint_validation", "20170911", "0b"),
     ):
-        points = [x for k in range(14) for x in (20 + 2 * k, 30 + 2 * k, 1 + (k == 3) + 2 * (k == 5))]
+        points = [
+            x for k in range(14) for x in (20 + 2 * k, 30 + 2 * k, 1 + (k == 3) + 2 * (k == 5))
+        ]
         row = dict(image_id=name, url="http://…", human_annotations=dict(human1=[10, 20, 90, 120]))
         row |= dict(keypoint_annotations=dict(human1=points))
         inner = io.BytesIO()

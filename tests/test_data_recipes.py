@@ -64,7 +64,9 @@ def test_every_set_is_in_the_overview():
 # ---------------------------------------------------------------- hostile and broken archives
 
 
-@pytest.mark.parametrize("name", ["../out.json", "/tmp/out.json", "a/../../out.json", "C:\\out.json"])
+@pytest.mark.parametrize(
+    "name", ["../out.json", "/tmp/out.json", "a/../../out.json", "C:\\out.json"]
+)
 def test_an_archive_cannot_write_outside(tmp_path, name):
     raw = tmp_path / "raw"
     raw_folders.pack(raw / "annotations.zip", {name: "{}"})

@@ -56,7 +56,9 @@ def test_wflw(tmp_path):
 
 def cofw_faces(count, seed=1):
     rng = np.random.default_rng(seed)
-    numbers = np.concatenate([rng.uniform(20, 120, (count, 58)), rng.integers(0, 2, (count, 29))], 1)
+    numbers = np.concatenate(
+        [rng.uniform(20, 120, (count, 58)), rng.integers(0, 2, (count, 29))], 1
+    )
     images = [rng.integers(0, 255, (150, 140 + i, 3), dtype=np.uint8) for i in range(count)]
     return numbers, np.tile([15.0, 18, 110, 108], (count, 1)), images
 
@@ -71,7 +73,7 @@ def test_cofw(tmp_path):
     assert not unexpected(prepared("cofw", tmp_path / "raw", out))
     names = sorted(path.name for path in (out / "images").iterdir())
     assert names == [f"{i:06d}.jpg" for i in range(1, 6)]
-    for split, (numbers, boxes, images) in (("train", train), ("val", test)):
+    for split, (numbers, _, images) in (("train", train), ("val", test)):
         records = SETS["cofw"].load(out, split)
         expected = numbers[:, :58].reshape(-1, 2, 29).transpose(0, 2, 1) - 1
         assert np.allclose(records.keypoints, expected, atol=1e-4)
@@ -142,7 +144,10 @@ def test_aflw(tmp_path, few):
     records = SETS["aflw"].load(out)
     assert sorted(records.ids) == sorted(order[20:])  # numbered as in the authors' arrays
     assert np.allclose(records.keypoints, points[records.ids - 1], atol=1e-4)
-    assert records.extra["box_size"].tolist() == [100] * 4 and records.centers[0].tolist() == [60, 70]
+    assert records.extra["box_size"].tolist() == [100] * 4 and records.centers[0].tolist() == [
+        60,
+        70,
+    ]
     assert len(SETS["aflw"].load(out, "frontal")) == 3
 
 
@@ -238,7 +243,11 @@ def test_real_helen_and_afw_faces(samples, tmp_path):
     """Full-size photos with the authors' .pts files: landmarks fall into the pictures."""
     raw = tmp_path / "raw"
     originals = samples / "helen_afw_68pt" / "originals"
-    for source, place in (("afw", "afw"), ("helen_train", "helen/trainset"), ("helen_test", "helen/testset")):
+    for source, place in (
+        ("afw", "afw"),
+        ("helen_train", "helen/trainset"),
+        ("helen_test", "helen/testset"),
+    ):
         shutil.copytree(originals / source, raw / place)
     verdict = prepared("300w", raw, tmp_path / "300w", splits=["train", "val", "common"])
     assert not unexpected(verdict)

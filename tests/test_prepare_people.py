@@ -45,7 +45,10 @@ def test_files_that_only_need_their_place(tmp_path, name, count):
     assert not unexpected(prepared(name, tmp_path / "raw", out))
     for split in ("train", "val"):
         records = SETS[name].load(tmp_path, split)
-        assert np.array_equal(records.keypoints[0], at(count)) and (out / "contact_sheet.png").is_file()
+        assert (
+            np.array_equal(records.keypoints[0], at(count))
+            and (out / "contact_sheet.png").is_file()
+        )
     if name == "crowdpose":
         assert len(SETS[name].load(out, "train")) == 2  # the owners' train and val
 
@@ -254,7 +257,9 @@ def test_real_jhmdb_frames(samples, tmp_path):
         mask = np.zeros((image["height"], image["width"]), np.uint8)
         mask[y - 1 : y - 1 + h, x - 1 : x - 1 + w] = 1
         savemat(raw / "puppet_mask" / "catch" / clip / "puppet_mask.mat", dict(part_mask=mask))
-        shutil.copy(sample / image["file_name"], raw / "Rename_Images" / "catch" / clip / "00001.png")
+        shutil.copy(
+            sample / image["file_name"], raw / "Rename_Images" / "catch" / clip / "00001.png"
+        )
         lines.append(f"{clip}.avi 2")
     (raw / "sub_splits").mkdir()
     (raw / "sub_splits" / "catch_test_split_1.txt").write_text("\n".join(lines))
