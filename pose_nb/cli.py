@@ -317,6 +317,7 @@ def reproduce(
     steps: Steps = None,
     full: Full = False,
     start: Start = "published",
+    lr: Lr = None,
     batch_size: BatchEach = None,
     accumulate: Accumulate = None,
     workers: Workers = None,
@@ -335,8 +336,8 @@ def reproduce(
 
         data = make_form(out / "people", chosen.benchmark.data.name, train=24, val=8)
     how: dict[str, Any] = dict(steps=steps, full=full, start=start, limit=limit, records=records)
-    how |= dict(batch_size=batch_size, accumulate=accumulate, workers=workers, device=device)
-    record, line = reproduction.reproduce(chosen, data, out, **how)
+    how |= dict(batch_size=batch_size, accumulate=accumulate, workers=workers)
+    record, line = reproduction.reproduce(chosen, data, out, lr=lr, device=device, **how)
     kind = "SYNTHETIC people" if record.synthetic else "the real data"
     print(f"{line}\nstatus: {record.status}, on {kind}")
 

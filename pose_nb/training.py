@@ -65,8 +65,8 @@ def train_epoch(
     log: Callable[[dict], object],
     progress: bool = True,
     after_update: Callable[[], bool] = _go_on,
-) -> dict[str, Any] | None:
-    """What is left of the epoch: its line for the log, or None if `after_update` asked to stop."""
+) -> dict[str, Any]:
+    """What is left of the epoch, or of it until `after_update` asks to stop: a line for the log."""
     position, accelerator, batches = learner.position, learner.accelerator, len(learner.loader)
     epoch, many = position.epoch + 1, accelerator.num_processes
     learner.loader.set_epoch(position.epoch)  # the data set's: order and augmentation
@@ -86,8 +86,11 @@ def train_epoch(
             if position.batch % LOG_EVERY == 0:
                 log({"epoch": epoch, "step": position.step, **line, "lr": learner.rate})
         if accelerator.sync_gradients and after_update():
-            return None
-    means = {"loss": _total(learner) / batches, "accuracy": position.accuracy / position.looks}
+            break
+    check_loss(learner, float(accelerator.reduce(learner.faults, "sum")))
+    means = {"loss": _total(learner) / position.batch}
+    if position.looks:
+        means["accuracy"] = position.accuracy / position.looks
     return {"epoch": epoch, "step": position.step, **means, "lr": learner.rate, **meter.summary()}
 
 # %% ../nbs/parts/840_training.ipynb #f05bdf3c
@@ -489,7 +492,6 @@ def _epochs(
         while not _done(position, plan):
             began = time.perf_counter()
             line = train_epoch(learner, plan.seed, run.log, progress, finished)
-            line = line or _cut_short(learner)
             line["seconds"] = round(time.perf_counter() - began, 2)
             position.epoch, position.batch = position.epoch + 1, 0
             position.loss, position.accuracy, position.looks = 0.0, 0.0, 0
@@ -508,15 +510,6 @@ def _epochs(
 
 def _done(position: Any, plan: Plan) -> bool:
     return position.epoch >= plan.epochs or bool(plan.steps and position.step >= plan.steps)
-
-# %% ../nbs/parts/840_training.ipynb #662b92a1
-def _cut_short(learner: Learner) -> dict[str, Any]:
-    """The line of an epoch that ended early, because a short run's steps are done."""
-    position = learner.position
-    faults = learner.accelerator.reduce(learner.faults, "sum")
-    check_loss(learner, float(faults))
-    loss = _total(learner) / max(position.batch, 1)
-    return {"epoch": position.epoch + 1, "step": position.step, "loss": loss, "lr": learner.rate}
 
 # %% ../nbs/parts/840_training.ipynb #ea33084e
 def train(
