@@ -35,11 +35,12 @@ LAYERS = [
     ["doctor"],
     ["inference"],
     ["evaluation", "prediction", "tracking"],
-    ["run_state", "learner", "training"],
-    ["demo_page", "demo", "pictures", "data_verbs", "cli"],
+    ["run_state", "learner", "progress", "training", "launching", "reproduction"],
+    ["demo_page", "demo", "pictures", "data_verbs", "run_verbs", "cli"],
 ]
 LEAVES = ["viz", "page", "synth", "lessons"]
-MAY_USE_LEAVES = ["sources", "doctor", "demo_page", "demo", "pictures", "cli", *LEAVES]
+MAY_USE_LEAVES = ["sources", "doctor", "progress", "demo_page", "demo", "pictures"]
+MAY_USE_LEAVES += ["run_verbs", "cli", *LEAVES]
 
 LONGEST_LINE, LONGEST_EXPORT, USUAL_EXPORT, LONGEST_LESSON = 100, 60, 25, 40
 ROW_LINE = 130  # a row of the zoo is one line
