@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Tensors', 'Adapt', 'Source', 'load_start', 'Torchvision', 'Timm', 'Authors', 'read_start', 'start', 'Near',
-           'start_near', 'go_on']
+           'start_near', 'go_on', 'last_layers']
 
 # %% ../../nbs/parts/650_weights.starts.ipynb #31e85ec4
 import re
@@ -314,13 +314,20 @@ def start_near(model: nn.Module, near: Near, file: str) -> LoadReport:
 def go_on(
     model: nn.Module, path: str | Path, names: Rules = (), leave: tuple[str, ...] = ()
 ) -> LoadReport:
-    """Load a whole pose network, apart from last layers for other keypoints."""
+    """Load a whole pose network, apart from last layers for other keypoints.
+
+    leave: as for `convert`; `last_layers` where others are meant, though there are as many.
+    """
     theirs, ours = modern_names(read_start(path))[0], model.state_dict()
-    for key in (key for key in ours if re.match(_LAST, key) and key in theirs):
+    for key in (key for key in last_layers(model) if key in theirs):
         if theirs[key].shape[1:] == ours[key].shape[1:] and len(theirs[key]) != len(ours[key]):
             leave = (*leave, key)
     return load_weights(model, path, names, leave)
 
 
-# the layers of all heads that have one output a keypoint
+def last_layers(model: nn.Module) -> tuple[str, ...]:
+    """Names of the weights with one output a keypoint, which other keypoints need anew."""
+    return tuple(key for key in model.state_dict() if re.match(_LAST, key))
+
+
 _LAST = r"head\.(final_layer|multi_final_layers\.\d+|predict_layers\.\d+\.conv_layers\.1)\."
