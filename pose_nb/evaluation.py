@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Answer', 'predict_records', 'HeldOut', 'held_out', 'Outcome', 'test_on', 'evaluate', 'keypoint_errors',
-           'worst_people', 'TableLine', 'fold_weights', 'table_line']
+           'worst_people']
 
 # %% ../nbs/parts/820_evaluation.ipynb #d0ed0253
 import time
@@ -29,8 +29,6 @@ from .environment import environment
 from .files import InputError, write_json
 from .inference import crops_to_keypoints, locate, pick_device, ready, row_of
 from .tables.benchmarks import Benchmark, only_images
-from .tables.ledger import tolerance
-from .weights.loading import weights_file
 from .weights.hashes import sha256
 
 # %% ../nbs/parts/820_evaluation.ipynb #ccd25c20
@@ -329,96 +327,3 @@ def worst_people(records: Records, poses: Poses, count: int = 8) -> list[dict[st
         }
         for i in order
     ]
-
-# %% ../nbs/parts/820_evaluation.ipynb #135cb944
-@dataclass(frozen=True)
-class TableLine:
-    """What was measured for a row in its table's names and units, beside what is printed there."""
-
-    row: Any
-    table: dict[str, float]
-    splits: dict[str, dict[str, float]]  # split -> figures of the benchmark's measure
-    weights: dict[str, str]  # split -> the file, or "random"
-    departures: tuple[str, ...] = ()  # what was not done as for the table
-
-    @property
-    def complete(self) -> bool:
-        """Whether the figures can be compared with those that are printed."""
-        return not self.departures
-
-    def __str__(self) -> str:
-        printed = self.row.published
-        lines = [", ".join([self.row.id, *self.departures])]
-        for name, value in self.table.items():
-            known = f"published {printed[name]:g}" if name in printed else "not published"
-            if name in printed and self.complete:
-                known += f", difference {value - printed[name]:+.4f}"
-                known += f" (within ±{tolerance(printed[name]):g} counts as none)"
-            lines.append(f"  {name:16s} {value:.4f}   {known}")
-        return "\n".join(lines)
-
-# %% ../nbs/parts/820_evaluation.ipynb #adb527b5
-def fold_weights(row: Any, weights: str | Path | None, fold: int = 1) -> str | Path | None:
-    """The weights of one of a row's networks, from what a user gave for the row.
-
-    weights: "published"; None or "random"; a folder that training made (`best.safetensors`, or
-    `split1/best.safetensors` and so on); a file, for a row with one network. InputError otherwise.
-    """
-    if weights is None or str(weights) == "random":
-        return None
-    if str(weights) == "published":
-        return weights_file("published", row.checkpoints[fold - 1 : fold])
-    folds, path = len(row.benchmark.folds), Path(weights)
-    if path.is_dir():
-        return path / (f"split{fold}" if folds > 1 else "") / "best.safetensors"
-    if folds > 1:
-        raise InputError(
-            f"weights {path}: {row.id} has {folds} networks, each for its own test split; give the "
-            f"folder with split1 … split{folds} that training made, or name one split"
-        )
-    return path
-
-# %% ../nbs/parts/820_evaluation.ipynb #aea9ac3a
-def table_line(
-    row: Any,
-    data: str | Path,
-    weights: str | Path | None = "published",
-    *,
-    out: str | Path | None = None,
-    limit: int | None = None,
-    **how: Any,
-) -> TableLine:
-    """Everything that a row's line of the table needs: its boxes, all splits, all networks.
-
-    weights: as for `fold_weights`. out: a folder for each split's results, and `line.json`. limit:
-    so many images of each split. how: further arguments of `evaluate`.
-    """
-    benchmark, splits, used = row.benchmark, {}, {}
-    model, loaded = None, 0
-    for split in benchmark.table_splits:
-        fold = 1 + benchmark.averaged.index(split) if benchmark.averaged else 1
-        if fold != loaded:
-            file = fold_weights(row, weights, fold)
-            model, loaded = row.create(file), fold
-        used[split] = Path(file).name if file else "random"
-        place = Path(out) / split if out else None
-        splits[split] = evaluate(model, data, row=row, split=split, limit=limit, out=place, **how)
-    line = TableLine(
-        row, benchmark.table_figures(splits), splits, used, _departures(row, limit, how)
-    )
-    if out and (how.get("accelerator") is None or how["accelerator"].is_main_process):
-        facts = dict(row=row.id, table=line.table, published=row.published, weights=used)
-        write_json(Path(out) / "line.json", facts | dict(splits=splits, departures=line.departures))
-    return line
-
-
-def _departures(row: Any, limit: int | None, how: dict[str, Any]) -> tuple[str, ...]:
-    """What of an evaluation is not as for the table."""
-    boxes, flip = how.get("boxes"), how.get("flip")
-    told = {
-        f"the first {limit} images of each split": limit is not None,
-        f"boxes {boxes}": boxes not in (None, row.benchmark.table_boxes),
-        f"flip test {'on' if flip else 'off'}": flip not in (None, row.flip),
-        f"precision {how.get('precision')}": how.get("precision", "no") != "no",
-    }
-    return tuple(what for what, differs in told.items() if differs)

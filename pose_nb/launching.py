@@ -8,9 +8,12 @@ __all__ = ['launch']
 # %% ../nbs/parts/845_launching.ipynb #85dca2c2
 import logging
 import os
+import signal
 import tempfile
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +47,27 @@ def launch(processes: int, function: Callable[..., Any], *arguments: Any) -> Non
         monitor_interval=0.2,
         start_method="spawn",
     )
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _own_signals():
         try:
             elastic_launch(config, _one_of_many)(folder, function, *arguments)
         except ChildFailedError as error:
             raise InputError(_what_failed(Path(folder), error)) from None
 
 # %% ../nbs/parts/845_launching.ipynb #43d4e35f
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Put back what this process does at a signal; PyTorch's launcher leaves its own behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _one_of_many(folder: str, function: Callable[..., Any], *arguments: Any) -> None:
     """The function in one of the processes; what stops it is written down for the launcher."""
     rank = os.environ["RANK"]
@@ -66,7 +83,7 @@ def _one_of_many(folder: str, function: Callable[..., Any], *arguments: Any) -> 
         Path(folder, f"{rank}.failed").write_text(traceback.format_exc(), encoding="utf-8")
         raise SystemExit(1) from None
 
-
+# %% ../nbs/parts/845_launching.ipynb #4ee2934c
 def _what_failed(folder: Path, error: Any) -> str:
     """What the first process that failed said; KeyboardInterrupt if it was asked to stop."""
     notes = sorted(folder.iterdir(), key=lambda file: (file.stat().st_mtime_ns, file.name))

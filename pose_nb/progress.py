@@ -85,7 +85,7 @@ def forecast(
     memory = 16 * parameters(model) + batch * kept
     work = 3 * 2 * macs(model, size) * people * epochs
     return (
-        f"about {memory / 2**30:.1f} GiB for batches of {batch}, and {work / 1e15:,.3g} PFLOP in all: "
+        f"about {memory / 2**30:.1f} GiB for batches of {batch}, {work / 1e15:,.3g} PFLOP in all: "
         f"{work / 1e14 / 3600:.2g} h at 100 TFLOP/s (arithmetic, not measured)"
     )
 

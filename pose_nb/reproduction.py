@@ -12,7 +12,7 @@ from typing import Any
 
 from .data.loader import worker_count
 from .environment import environment, peak_memory
-from .evaluation import TableLine, table_line
+from .table_lines import TableLine, table_line
 from .files import InputError, read_json
 from .inference import pick_device
 from .run_state import read_log, whole_epochs
@@ -113,7 +113,7 @@ def _training(runs: list[Path], facts: list[dict[str, Any]]) -> dict[str, Any]:
         "seconds": round(sum(line["seconds"] for line in lines), 1),
     }
 
-
+# %% ../nbs/parts/847_reproduction.ipynb #edb35b39
 def _short(card: dict[str, Any]) -> dict[str, Any]:
     """What of an evaluation's card is kept in a record."""
     kept = "figures", "images", "instances", "instances per second", "box file", "keypoints"

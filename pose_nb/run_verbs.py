@@ -59,7 +59,7 @@ def _train_row(row_id: str, data: Path, out: Path, options: dict[str, Any]) -> N
         place = out / f"split{number}" if folds > 1 else out
         training.train(row, data, place, fold=number, **options)
 
-
+# %% ../nbs/parts/859_run_verbs.ipynb #0471d815
 def _in_processes(processes: int, function: Any, *arguments: Any) -> None:
     """Call a function here, or in several processes unless a launcher has started them already."""
     if processes == 1 or "RANK" in os.environ:
@@ -155,19 +155,19 @@ def _test_row(
     row_id: str, data: Path, weights: str, split: str | None, oracle: bool, how: dict[str, Any]
 ) -> None:
     """Print the line of the table, or the figures of one split, in one of the processes."""
-    from pose_nb import evaluation
+    from pose_nb import evaluation, table_lines
     from pose_nb.learner import start_accelerator
     from pose_nb.tables.zoo import get_row
 
     row, accelerator = get_row(row_id), start_accelerator(how["device"])
     how |= dict(accelerator=accelerator)
     if not oracle and split is None:
-        line = evaluation.table_line(row, data, weights, **how)
+        line = table_lines.table_line(row, data, weights, **how)
         accelerator.print(line)
         return
     benchmark, split = row.benchmark, split or "val"
     fold = 1 + benchmark.averaged.index(split) if split in benchmark.averaged else 1
-    file = None if oracle else evaluation.fold_weights(row, weights, fold)
+    file = None if oracle else table_lines.fold_weights(row, weights, fold)
     model = None if oracle else network_of(row, str(file) if file else "random")
     figures = evaluation.evaluate(model, data, row=row, split=split, oracle=oracle, **how)
     rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in figures.items()}

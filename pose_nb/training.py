@@ -47,6 +47,7 @@ from pose_nb.run_state import (
     whole_epochs,
     write_csv,
 )
+from .tables.definitions import definition, metadata
 from .tables.rows import every_field, start_model
 from .weights.hashes import sha256
 from .weights.tensors import read_safetensors, write_safetensors
@@ -224,7 +225,7 @@ def validate(
     if row.benchmark.better(figures[figure], position.best):
         position.best = figures[figure]
         if accelerator.is_main_process:
-            words = {"row": row.id, "epoch": position.epoch, figure: position.best}
+            words = metadata(row) | {"epoch": position.epoch, figure: position.best}
             write_safetensors(out / "best.safetensors", learner.tested.state_dict(), words)
     if pictures and accelerator.is_main_process:
         draw_people(outcome.poses, people.records, out / "people" / f"step_{position.step:07d}.png")
@@ -298,6 +299,7 @@ def _write_run(run: Run, row: Any, data: str | Path, plan: Plan, start: str) -> 
     path, place = run.out / "run.json", environment(str(run.learner.accelerator.device))
     facts = {
         "row": row.id,
+        "definition": definition(row),
         "command": " ".join(sys.argv),
         "data": str(data),
         "plan": asdict(plan),
@@ -383,7 +385,7 @@ def _network(
 ) -> nn.Module:
     """The network that a run begins with; where its weights come from is said, and kept in it."""
     set_seed(plan.seed)
-    told = "a network that was handed in"
+    told = getattr(model, "begins_with", "") or "a network that was handed in"
     if (out / "state.safetensors").exists():
         model, told = model or row.create(), ""
     elif model is None and weights is not None:
@@ -507,7 +509,7 @@ def _epochs(
             run.say(_in_words(line, row.benchmark.figure))
             after_epoch(learner.tested)
 
-
+# %% ../nbs/parts/840_training.ipynb #51b9dafe
 def _done(position: Any, plan: Plan) -> bool:
     return position.epoch >= plan.epochs or bool(plan.steps and position.step >= plan.steps)
 

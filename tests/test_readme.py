@@ -214,7 +214,9 @@ def imported():
 
 def test_every_import_is_a_requirement():
     declared = {
-        IMPORT_NAMES.get(bare(r), bare(r).replace("-", "_")) for r in settings("requirements")
+        IMPORT_NAMES.get(bare(r), bare(r).replace("-", "_"))
+        for kind in ("requirements", "cofw_requirements")
+        for r in settings(kind)
     }
     known = declared
     found = imported()
@@ -224,7 +226,9 @@ def test_every_import_is_a_requirement():
 
 def test_every_requirement_is_imported():
     declared = {
-        IMPORT_NAMES.get(bare(r), bare(r).replace("-", "_")) for r in settings("requirements")
+        IMPORT_NAMES.get(bare(r), bare(r).replace("-", "_"))
+        for kind in ("requirements", "cofw_requirements")
+        for r in settings(kind)
     }
     assert declared <= imported().keys()
 

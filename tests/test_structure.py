@@ -34,7 +34,7 @@ LAYERS = [
     ["sources"],
     ["doctor"],
     ["inference"],
-    ["evaluation", "prediction", "tracking"],
+    ["evaluation", "table_lines", "prediction", "tracking"],
     ["run_state", "learner", "progress", "training", "launching", "reproduction"],
     ["demo_page", "demo", "pictures", "data_verbs", "run_verbs", "cli"],
 ]
