@@ -6,6 +6,7 @@
 __all__ = ['SUFFIXES', 'Crop', 'check_boxes', 'predict', 'find_images', 'read_boxes']
 
 # %% ../nbs/parts/830_prediction.ipynb #596a0721
+import warnings
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from .data.annotations import LARGEST, numbers
 from .data.crop import crop_image, read_image
 from .data.poses import Poses
 from .files import InputError, read_json, shown
@@ -46,16 +48,22 @@ def _pixels(image: str | Path | np.ndarray, where: str) -> np.ndarray:
 # %% ../nbs/parts/830_prediction.ipynb #152da14b
 def check_boxes(boxes: Any, where: str) -> np.ndarray:
     """Boxes as (N, 4) float32 x1 y1 x2 y2; InputError for anything else, or a box without area."""
+    needed = "(N, 4) numbers are needed: x1, y1, x2, y2"
     try:
-        boxes = np.asarray(boxes, np.float32)
-    except (TypeError, ValueError):
-        raise InputError(f"{where}: boxes must be numbers, four each: x1, y1, x2, y2") from None
-    if boxes.size == 0:
+        found = np.asarray(boxes)
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"{where}: boxes are {shown(boxes)}; {needed}") from None
+    if found.shape in ((0,), (0, 4)):
         return np.zeros((0, 4), np.float32)
-    if boxes.ndim != 2 or boxes.shape[1] != 4:
-        raise InputError(
-            f"{where}: boxes have shape {boxes.shape}; (N, 4) is needed: x1, y1, x2, y2"
-        )
+    if found.dtype.kind not in "iuf":  # no text, whatever it says
+        raise InputError(f"{where}: boxes are {shown(boxes)}; {needed}")
+    if found.ndim != 2 or found.shape[1] != 4:
+        raise InputError(f"{where}: boxes have shape {found.shape}; {needed}")
+    large = ~(np.abs(found) < LARGEST).all(1) & np.isfinite(found).all(1)
+    if large.any():
+        box = shown(found[int(large.argmax())].tolist())
+        raise InputError(f"{where}: box {box} holds more than {LARGEST:.0e} pixels")
+    boxes = found.astype(np.float32)
     fine = np.isfinite(boxes).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1)
     if not fine.all():
         first = int(np.argmin(fine))
@@ -66,6 +74,18 @@ def check_boxes(boxes: Any, where: str) -> np.ndarray:
     return boxes
 
 # %% ../nbs/parts/830_prediction.ipynb #d8e9946a
+def _check_inside(boxes: np.ndarray, pixels: np.ndarray, where: str) -> None:
+    """Raises InputError for a box (N, 4) of which nothing lies in the picture (H, W, 3)."""
+    h, w = pixels.shape[:2]
+    outside = (boxes[:, :2] >= [w, h]).any(1) | (boxes[:, 2:] <= 0).any(1)
+    if outside.any():
+        number = int(outside.argmax())
+        raise InputError(
+            f"{shown(Path(where), 300)}, box {number}: {boxes[number].tolist()} lies outside of "
+            f"the picture, which has {w} x {h} pixels"
+        )
+
+# %% ../nbs/parts/830_prediction.ipynb #be53e130
 def _crops(images: Sequence, boxes: Sequence | None, row: Any) -> Iterator[Crop]:
     """The crops of all boxes of all images; an image is read when its turn comes."""
     size = row.codec.input_size
@@ -74,6 +94,7 @@ def _crops(images: Sequence, boxes: Sequence | None, row: Any) -> Iterator[Crop]
         pixels = _pixels(image, where)
         whole = [[0, 0, pixels.shape[1], pixels.shape[0]]]
         mine = check_boxes(whole if boxes is None else boxes[number], where)
+        _check_inside(mine, pixels, where)
         for box, center, scale in zip(mine, *box_to_center_scale(mine, size[0] / size[1])):
             cut = crop_image(pixels, center, scale, 0.0, size, row.udp_crop)
             yield Crop(cut, center, scale, box, number)
@@ -156,35 +177,77 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
         elif path.is_file():
             found.append(path)
         else:
-            raise InputError(f"{path}: no such file or folder")
+            raise InputError(f"{shown(path, 300)}: no such file or folder")
     return found
 
 # %% ../nbs/parts/830_prediction.ipynb #80c31005
+def _by_ending(images: Sequence[Path]) -> dict[str, set[int]]:
+    """Each end of the images' paths -> numbers of the images that it fits; a whole path fits alone.
+
+    An image that is there twice counts once, by its first number.
+    """
+    first: dict[str, int] = {}
+    for number, image in enumerate(images):
+        first.setdefault(str(image), number)
+    found: dict[str, set[int]] = {}
+    for name, number in first.items():
+        parts = Path(name).parts
+        for length in range(1, len(parts) + 1):
+            found.setdefault("/".join(parts[-length:]), set()).add(number)
+    return found | {name: {number} for name, number in first.items()}
+
+
+def _image_of(name: Any, endings: dict[str, set[int]], where: str) -> int:
+    """The number of the one image that a name in a box file fits; InputError for none or two."""
+    fits = endings.get(name, set()) if isinstance(name, str) else set()
+    if len(fits) == 1:
+        return min(fits)
+    why = f"fits {len(fits)} of the images; write more of the path" if fits else ""
+    names = ", ".join(shown(Path(ending), 40) for ending in list(endings)[:3])
+    raise InputError(f"{where}: boxes for {shown(name)}, which " + (why or f"is not among {names}"))
+
+# %% ../nbs/parts/830_prediction.ipynb #0f918ddb
 def read_boxes(path: str | Path, images: Sequence[Path]) -> list[np.ndarray]:
     """Boxes (N, 4) x1 y1 x2 y2 for each of some image files, from a JSON file.
 
     It holds {file name: [[x1, y1, x2, y2], ...]}, or COCO detections with `file_name` and `bbox`
-    x, y, w, h. InputError for anything else, and for names of a dictionary that no image has.
+    x, y, w, h. A name may be the end of a path. Detections of another category than 1 are left out
+    with a warning. InputError for anything else, and for a name that fits no image or several.
     """
-    value = read_json(path, (dict, list))
-    rows = value if isinstance(value, dict) else _by_file(value, path)
-    names = {image.name for image in images}
-    unknown = sorted(set(rows) - names) if isinstance(value, dict) else []
-    if unknown:
-        raise InputError(
-            f"{path}: boxes for {shown(unknown[0])}, which is not among the images "
-            f"({', '.join(sorted(names)[:4])})"
-        )
-    return [check_boxes(rows.get(image.name, []), f"{path}, {image.name}") for image in images]
+    value, where = read_json(path, (dict, list)), shown(Path(path), 300)
+    endings = _by_ending(images)
+    if isinstance(value, list):
+        pairs = _of_detections(value, endings, where)
+    else:
+        pairs = [
+            (_image_of(name, endings, where), check_boxes(boxes, f"{where}, {shown(Path(name))}"))
+            for name, boxes in value.items()
+        ]
+    given: dict[str, list[np.ndarray]] = {}
+    for number, boxes in pairs:
+        given.setdefault(str(images[number]), []).append(boxes)
+    nothing = np.zeros((0, 4), np.float32)
+    return [np.concatenate([nothing, *given.get(str(image), [])]) for image in images]
 
-
-def _by_file(entries: list, path: str | Path) -> dict[str, list]:
-    """{file name: corners} of COCO detections."""
-    boxes: dict[str, list] = {}
-    for number, entry in enumerate(entries):
-        box = entry.get("bbox") if isinstance(entry, dict) else None
-        if not isinstance(box, list) or len(box) != 4 or "file_name" not in entry:
-            raise InputError(f"{path}, entry {number}: needs 'file_name' and 'bbox' [x, y, w, h]")
-        x, y, w, h = box
-        boxes.setdefault(entry["file_name"], []).append([x, y, x + w, y + h])
-    return boxes
+# %% ../nbs/parts/830_prediction.ipynb #4b9e65a1
+def _of_detections(
+    entries: list, endings: dict[str, set[int]], where: str
+) -> list[tuple[int, np.ndarray]]:
+    """(image number, corners (1, 4)) of each COCO detection of category 1."""
+    for row, entry in enumerate(entries):
+        if not isinstance(entry, dict) or "file_name" not in entry or "bbox" not in entry:
+            raise InputError(f"{where}, row {row}: needs 'file_name' and 'bbox' [x, y, w, h]")
+    owners = [
+        _image_of(entry["file_name"], endings, f"{where}, row {row}")
+        for row, entry in enumerate(entries)
+    ]
+    xywh = numbers(entries, "bbox", 4, where)
+    flat = (xywh[:, 2:] <= 0).any(1)
+    if flat.any():
+        row = int(flat.argmax())
+        raise InputError(f"{where}, row {row}: bbox {xywh[row].tolist()} has no area")
+    corners = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1).astype(np.float32)
+    other = [entry.get("category_id", 1) != 1 for entry in entries]
+    if any(other):
+        warnings.warn(f"{where}: {sum(other)} boxes of categories but 1 left out", stacklevel=3)
+    return [(owner, box[None]) for owner, box, odd in zip(owners, corners, other) if not odd]

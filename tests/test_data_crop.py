@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from data_images import picture
 from pose_nb.data.crop import (
@@ -23,6 +23,7 @@ from pose_nb.data.crop import (
     read_image_size,
     warp,
 )
+from pose_nb.data.loader import PoseDataset
 from pose_nb.data.pixels import (
     CSPNEXT,
     CSPNEXT_LATE,
@@ -32,7 +33,9 @@ from pose_nb.data.pixels import (
     median_blur,
     shift_hsv,
 )
+from pose_nb.data.readers import load_coco
 from pose_nb.files import InputError
+from pose_nb.skeletons import Skeleton
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "data.json").read_text())
 
@@ -135,15 +138,70 @@ def test_read_image_is_rgb(files):
     assert np.array_equal(read_image(folder / "a.jpg")[..., ::-1], bgr)
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_as_opencv(tmp_path, orientation):
-    exif = Image.Exif()
+@pytest.mark.parametrize("ending", ["jpg", "png", "tiff", "webp"])
+@pytest.mark.parametrize("orientation", [*range(1, 9), 9, 99])
+def test_exif_orientation_as_opencv(tmp_path, orientation, ending):
+    """The pixels are turned, the size from the header is theirs, and odd numbers mean nothing."""
+    exif, file = Image.Exif(), tmp_path / f"a.{ending}"
     exif[0x0112] = orientation
-    Image.fromarray(picture(1, 30, 50)).save(tmp_path / "a.jpg", exif=exif)
-    assert np.array_equal(
-        read_image(tmp_path / "a.jpg")[..., ::-1], cv2.imread(str(tmp_path / "a.jpg"))
+    Image.fromarray(picture(1, 30, 50)).save(file, exif=exif)
+    image = read_image(file)
+    if ending == "tiff":  # cv2.imread fails where cv2.imdecode does not
+        turned = ImageOps.exif_transpose(Image.open(file)) if orientation < 9 else Image.open(file)
+        assert np.array_equal(image, turned)
+    else:
+        assert np.array_equal(image[..., ::-1], cv2.imread(str(file)))
+    assert image.shape[:2] == ((50, 30) if 5 <= orientation <= 8 else (30, 50))
+    assert read_image_size(file) == image.shape[1::-1]
+
+
+def test_a_picture_of_another_size_is_refused(tmp_path):
+    Image.fromarray(picture(1, 30, 50)).save(tmp_path / "a.jpg")
+    content = dict(
+        images=[dict(id=1, file_name="a.jpg", width=50, height=30)],
+        annotations=[dict(id=1, image_id=1, bbox=[5, 5, 20, 20], keypoints=[9, 9, 2])],
     )
-    assert read_image(tmp_path / "a.jpg").shape[:2] == ((30, 50) if orientation < 5 else (50, 30))
+    for size, fine in (((50, 30), True), ((30, 50), False), ((100, 60), False)):
+        content["images"][0].update(width=size[0], height=size[1])
+        (tmp_path / "a.json").write_text(json.dumps(content))
+        records = load_coco(tmp_path / "a.json", tmp_path, Skeleton("dot", ("dot",)))
+        if fine:
+            assert PoseDataset(records, (24, 32))[0]["image"].shape == (3, 32, 24)
+            continue
+        with pytest.raises(ImageError, match=f"has 50 x 30 pixels, but .*a.json says {size[0]} x"):
+            PoseDataset(records, (24, 32))[0]
+
+
+def test_links_out_of_the_image_folder(tmp_path, monkeypatch):
+    for folder in ("images", "elsewhere"):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(picture(1, 30, 50)).save(tmp_path / folder / "a.jpg")
+    images = tmp_path / "images"
+    (images / "inside.jpg").symlink_to(images / "a.jpg")
+    (images / "out.jpg").symlink_to(tmp_path / "elsewhere" / "a.jpg")
+    (images / "folder").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "linked").symlink_to(images)  # the folder itself may be a link
+    dot = Skeleton("dot", ("dot",))
+
+    def cut(name, folder="images"):
+        content = dict(
+            images=[dict(id=1, file_name=name, width=50, height=30)],
+            annotations=[dict(id=1, image_id=1, bbox=[5, 5, 20, 20], keypoints=[9, 9, 2])],
+        )
+        (tmp_path / "a.json").write_text(json.dumps(content))
+        records = load_coco(tmp_path / "a.json", tmp_path / folder, dot)
+        check_images(records)
+        return PoseDataset(records, (24, 32))[0]
+
+    for name in ("a.jpg", "inside.jpg"):
+        cut(name), cut(name, "linked")
+    outside = ["out.jpg", "folder/a.jpg", "../elsewhere/a.jpg", str(tmp_path / "elsewhere/a.jpg")]
+    for name in outside:
+        with pytest.raises(InputError, match="POSE_NB_OUTSIDE=allow"):
+            cut(name)
+    monkeypatch.setenv("POSE_NB_OUTSIDE", "allow")
+    for name in outside:
+        cut(name)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "I;16"])
@@ -233,10 +291,10 @@ def test_size_limits(tmp_path, size):
 
 def test_check_images(files):
     folder, _ = files
-    good = SimpleNamespace(image_files=[str(folder / "a.jpg")] * 5)
+    good = SimpleNamespace(image_files=[str(folder / "a.jpg")] * 5, image_dir="")
     assert check_images(good) == check_images(good, decode=True) == 1
     bad = SimpleNamespace(
-        image_files=[str(folder / f"{i}.jpg") for i in range(6)] + good.image_files
+        image_files=[str(folder / f"{i}.jpg") for i in range(6)] + good.image_files, image_dir=""
     )
     with pytest.raises(InputError) as error:
         check_images(bad)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LARGEST_IMAGE', 'LONGEST_SIDE', 'LARGEST_FILE', 'MEAN', 'STD', 'ImageError', 'read_image', 'read_image_size',
-           'check_images', 'warp', 'crop_image', 'normalise']
+           'check_images', 'check_picture_size', 'warp', 'crop_image', 'normalise']
 
 # %% ../../nbs/parts/230_data.crop.ipynb #6736ca9d
 import io
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from .annotations import check_link
 from .records import Records
 from ..codecs.peaks import constant_on
 from ..files import InputError, existing_file, shown
@@ -38,27 +39,33 @@ class ImageError(InputError):
         super().__init__(str(message).rsplit("ImageError: ", 1)[-1].strip())
 
 # %% ../../nbs/parts/230_data.crop.ipynb #eeea40aa
+def _name(path: str | Path) -> str:
+    return shown(Path(path), 300)
+
+
 def _image_path(path: str | Path) -> Path:
     """The path of an ordinary file; ImageError if it is missing, a folder or a device."""
     if not os.path.exists(path):
-        raise ImageError(f"{shown(Path(path), 300)}: this image file does not exist")
+        raise ImageError(f"{_name(path)}: this image file does not exist")
     try:
         return existing_file(path, "an image file")
     except InputError as error:
         raise ImageError(str(error)) from None
 
-
+# %% ../../nbs/parts/230_data.crop.ipynb #c3a731d0
 def _read_bytes(path: str | Path) -> bytes:
     """The bytes of a file; ImageError if it cannot be read, is empty, or has over 1 GiB."""
     size = _image_path(path).stat().st_size
     if size > LARGEST_FILE:
-        raise ImageError(f"{path}: {size:,} bytes; an image file has at most {LARGEST_FILE:,}")
+        raise ImageError(
+            f"{_name(path)}: {size:,} bytes; an image file has at most {LARGEST_FILE:,}"
+        )
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise ImageError(f"{path}: cannot be read ({error})") from None
+        raise ImageError(f"{_name(path)}: cannot be read ({error})") from None
     if not data:
-        raise ImageError(f"{path}: this image file is empty (0 bytes)")
+        raise ImageError(f"{_name(path)}: this image file is empty (0 bytes)")
     return data
 
 # %% ../../nbs/parts/230_data.crop.ipynb #5b69a5f5
@@ -80,13 +87,13 @@ def _check_content(data: bytes, path: str | Path) -> None:
         raise
     except Image.DecompressionBombError:
         raise ImageError(
-            f"{path}: far over {LARGEST_IMAGE // 10**6} megapixels; make it smaller"
+            f"{_name(path)}: far over {LARGEST_IMAGE // 10**6} megapixels; make it smaller"
         ) from None
     except Image.UnidentifiedImageError:
         pass  # a format that OpenCV may know
     except Exception as error:  # Pillow raises many kinds for broken files
         raise ImageError(
-            f"{path}: this image file is cut short or broken ({error}); fetch it again"
+            f"{_name(path)}: this image file is cut short or broken ({error}); fetch it again"
         ) from None
 
 # %% ../../nbs/parts/230_data.crop.ipynb #207eccef
@@ -94,11 +101,39 @@ def _check_size(size: tuple[int, int], path: str | Path) -> None:
     w, h = size
     if w * h > LARGEST_IMAGE or max(w, h) > LONGEST_SIDE:
         raise ImageError(
-            f"{path}: {w} x {h} pixels; at most {LARGEST_IMAGE // 10**6} megapixels "
+            f"{_name(path)}: {w} x {h} pixels; at most {LARGEST_IMAGE // 10**6} megapixels "
             f"and {LONGEST_SIDE} a side are read, make it smaller"
         )
 
 # %% ../../nbs/parts/230_data.crop.ipynb #14b12a9a
+def _orientation(image: Image.Image) -> int:
+    """1 to 8 as EXIF has it; 1 also for what means nothing."""
+    number = image.getexif().get(0x0112, 1)
+    return int(number) if number in range(1, 9) else 1
+
+
+def _stored_size(image: Image.Image) -> tuple[int, int]:
+    """(w, h) before any turning."""
+    tags = getattr(image, "tag_v2", None)  # of a TIFF
+    return image.size if tags is None else (int(tags[256]), int(tags[257]))
+
+# %% ../../nbs/parts/230_data.crop.ipynb #252031cb
+_JPEG_AS_RGB = getattr(cv2, "IMREAD_COLOR_RGB", None)
+
+
+def _decoded(data: bytes) -> np.ndarray | None:
+    """RGB pixels of the bytes of a file, or None."""
+    flag = _JPEG_AS_RGB if data[:2] == b"\xff\xd8" else None
+    try:
+        values = np.frombuffer(data, np.uint8)
+        image = cv2.imdecode(values, cv2.IMREAD_COLOR if flag is None else flag)
+    except cv2.error:
+        return None
+    if image is None or flag is not None:
+        return image
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+
+# %% ../../nbs/parts/230_data.crop.ipynb #594264e3
 def read_image(path: str | Path) -> np.ndarray:
     """An image file as (h, w, 3) uint8 RGB, with the EXIF orientation applied.
 
@@ -107,26 +142,25 @@ def read_image(path: str | Path) -> np.ndarray:
     """
     data = _read_bytes(path)
     _check_content(data, path)
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error:
-        image = None
+    image = _decoded(data)
     if image is None:
-        raise ImageError(f"{path}: not an image that can be decoded; JPEG and PNG files are fine")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+        raise ImageError(
+            f"{_name(path)}: not an image that can be decoded; JPEG and PNG files are fine"
+        )
+    return image
 
 # %% ../../nbs/parts/230_data.crop.ipynb #5e3e4c4b
 def read_image_size(path: str | Path) -> tuple[int, int]:
     """(w, h) of an image file after its EXIF orientation, from the header alone; ImageError."""
     try:
         with Image.open(_image_path(path)) as image:
-            w, h = image.size
-            turned = image.getexif().get(0x0112, 1) >= 5
+            w, h = _stored_size(image)
+            turned = _orientation(image) >= 5
     except ImageError:
         raise
     except Exception:  # Pillow raises many kinds for broken files
         raise ImageError(
-            f"{path}: not an image that can be read; JPEG and PNG files are fine"
+            f"{_name(path)}: not an image that can be read; JPEG and PNG files are fine"
         ) from None
     _check_size((w, h), path)
     return (h, w) if turned else (w, h)
@@ -136,10 +170,10 @@ def check_images(records: Records, decode: bool = False, show: int = 3) -> int:
     """Make sure that all image files of the records exist, or with `decode` can be read.
 
     Returns the number of different files. Raises InputError that says how many are bad and names
-    the first `show` of them.
+    the first `show` of them. A link that leads out of the records' image folder is bad, too.
     """
-    files = list(dict.fromkeys(records.image_files))
-    complaints = (_complaint(file, decode) for file in files)
+    files, known = list(dict.fromkeys(records.image_files)), dict[str, str]()
+    complaints = (_complaint(file, decode, records.image_dir, known) for file in files)
     problems = [complaint for complaint in complaints if complaint]
     if problems:
         head = f"{len(problems)} of {len(files)} image files cannot be used; "
@@ -149,15 +183,32 @@ def check_images(records: Records, decode: bool = False, show: int = 3) -> int:
     return len(files)
 
 # %% ../../nbs/parts/230_data.crop.ipynb #825ee07b
-def _complaint(file: str, decode: bool) -> str | None:
+def _complaint(file: str, decode: bool, folder: str, known: dict[str, str]) -> str | None:
     """What is wrong with an image file, if something is."""
-    if not decode:
-        return None if os.path.isfile(file) else f"{file}: this image file does not exist"
+    if not os.path.isfile(file):
+        return f"{_name(file)}: this image file does not exist"
     try:
-        read_image(file)
-    except ImageError as error:
+        check_link(file, folder, known)
+        if decode:
+            read_image(file)
+    except InputError as error:
         return str(error)
     return None
+
+# %% ../../nbs/parts/230_data.crop.ipynb #23ee56b4
+def check_picture_size(
+    image: np.ndarray, size: Sequence[int], path: str | Path, source: str
+) -> None:
+    """Raises ImageError for an image (H, W, 3) that is not of `size` (w, h), as `source` says."""
+    w, h = map(int, size)
+    if image.shape[:2] == (h, w):
+        return
+    H, W = image.shape[:2]
+    why = " (its width and height are exchanged)" if (W, H) == (h, w) else ""
+    raise ImageError(
+        f"{_name(path)}: has {W} x {H} pixels, but {_name(source)} says {w} x {h}{why}; boxes and "
+        "keypoints would lie elsewhere, so use the pictures that belong to the annotations"
+    )
 
 # %% ../../nbs/parts/230_data.crop.ipynb #563c173e
 def warp(image: np.ndarray, matrix: np.ndarray, size: Sequence[int]) -> np.ndarray:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .annotations import LARGEST
+from .annotations import LARGEST, check_link, check_name
 from .crop import ImageError, read_image_size
 from .readers import load_coco
 from .records import Records, from_boxes, not_empty
@@ -200,12 +200,12 @@ def _checked(
 # %% ../../nbs/parts/270_data.custom.ipynb #177aa0c4
 def _sizes_of(rows: list[_Row], image_dir: Path) -> dict[str, tuple[int, int]]:
     """Image name -> (w, h), in the order of the rows."""
-    sizes: dict[str, tuple[int, int]] = {}
+    sizes, known = dict[str, tuple[int, int]](), dict[str, str]()
     for row in rows:
-        if not row.image:
-            raise InputError(f"{row.where}: the image's name is empty")
         if row.image not in sizes:
+            check_name(row.image, row.where, "image")
             try:
+                check_link(str(image_dir / row.image), str(image_dir), known)
                 sizes[row.image] = read_image_size(image_dir / row.image)
             except ImageError as error:
                 raise ImageError(f"{row.where}: {error}") from None
@@ -273,6 +273,7 @@ def _records_of(
         extra=_extra(xyv, [sizes[name] for name in names]),
         skipped=skipped,
         source=source,
+        image_dir=image_dir,
     )
 
 # %% ../../nbs/parts/270_data.custom.ipynb #5b9b8af1

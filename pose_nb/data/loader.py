@@ -16,7 +16,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .augment import Augment, Moved, mirror_image
-from .crop import read_image, warp
+from .annotations import check_link
+from .crop import check_picture_size, read_image, warp
 from .records import Records
 from ..files import InputError
 from ..geometry import apply_affine, crop_matrix, fix_aspect
@@ -33,8 +34,8 @@ class PoseDataset(Dataset):
     the augmented crop if there is an `augment`); index int.
 
     input_size = (w, h); udp: the crop's convention (`geometry.crop_matrix`); late = (epoch,
-    Augment): another augmentation from that epoch on, counted from 0. Raises ImageError (an
-    InputError) for files that cannot be read.
+    Augment): another augmentation from that epoch on, counted from 0. Raises InputError for files
+    that cannot be read, have another size than `extra["image_sizes"]`, or leave the image folder.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class PoseDataset(Dataset):
         self.augment, self.late, self.seed = augment, late, int(seed)
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._latest: tuple[str, Any] = "", None  # file and picture
+        self._folders: dict[str, str] = {}  # real places, for `check_link`
 
     def __len__(self) -> int:
         return len(self.records)
@@ -70,7 +72,7 @@ class PoseDataset(Dataset):
         """The image of instance i; the latest one is kept, for the next person in it."""
         file = self.records.image_files[i]
         if self._latest[0] != file:
-            self._latest = file, read_image(file)
+            self._latest = file, _read(self.records, i, self._folders)
         return self._latest[1]
 
     def __getitem__(self, i: int) -> dict[str, torch.Tensor | int]:
@@ -80,6 +82,16 @@ class PoseDataset(Dataset):
         image = self._picture(i)
         moved = _move(self.records, i, image.shape[1], augment, rng)
         return _cut(image, moved, augment, rng, self.input_size, self.udp) | {"index": i}
+
+# %% ../../nbs/parts/260_data.loader.ipynb #e1442232
+def _read(records: Records, i: int, folders: dict[str, str]) -> np.ndarray:
+    """The image of instance i, which is of the size that its annotations say, if they do."""
+    file, sizes = records.image_files[i], records.extra.get("image_sizes")
+    check_link(file, records.image_dir, folders)
+    image = read_image(file)
+    if sizes is not None:
+        check_picture_size(image, sizes[i], file, records.source)
+    return image
 
 # %% ../../nbs/parts/260_data.loader.ipynb #2612790c
 def _move(

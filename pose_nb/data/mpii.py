@@ -6,11 +6,12 @@
 __all__ = ['read_head_sizes', 'load_mpii']
 
 # %% ../../nbs/parts/222_data.mpii.ipynb #c9adca21
+import re
 from pathlib import Path
 
 import numpy as np
 
-from .annotations import check_visible, numbers, sift
+from .annotations import check_name, check_visible, numbers, sift
 from .readers import as_squares, nowhere
 from .records import Records, from_boxes, not_empty
 from ..files import InputError, existing_file, read_json, shown
@@ -48,7 +49,8 @@ def _read_mpii(path: str | Path) -> list[dict]:
             raise InputError(
                 f"{where}: expected an object with image, center, scale, joints, joints_vis"
             )
-        if not Path(image).stem.isdigit():
+        check_name(image, where, "image")
+        if not re.fullmatch("[0-9]{1,18}", Path(image).stem):
             raise InputError(
                 f"{where}: image {shown(image)}; MPII's files are named by digits, as 005808361.jpg"
             )
@@ -108,6 +110,7 @@ def load_mpii(
         extra=extra,
         skipped=skipped,
         source=str(annotation_file),
+        image_dir=image_dir,
     )
     centers[:, 1] += np.where(centers[:, 0] != -1, 15 * heights[:, 0], 0)
     return not_empty(as_squares(records, centers - 1, 200 * heights).subset(good))

@@ -105,6 +105,7 @@ def _annotated(
         areas=np.zeros(len(items)),
         extra={"image_sizes": _image_sizes(items, images).astype(np.int64)},
         source=str(source),
+        image_dir=image_dir,
     )
 
 # %% ../../nbs/parts/220_data.readers.ipynb #2e5cff51
@@ -215,7 +216,7 @@ def load_detections(
     corners = _corners(xywh)  # the sum in float32, as published crops have it
     scores = numbers(items, "score", 1, path)[:, 0]
     owners = [item.get("image_id") for item in items]
-    unknown = [not isinstance(owner, int) or owner not in images for owner in owners]
+    unknown = [type(owner) is not int or owner not in images for owner in owners]
     reasons = {
         f"below the score {min_score}": scores < (-np.inf if min_score is None else min_score),
         f"in images that {annotation_file} does not list": np.array(unknown, bool),

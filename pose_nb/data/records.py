@@ -8,6 +8,7 @@ __all__ = ['Records', 'as_rows', 'from_boxes', 'not_empty']
 # %% ../../nbs/parts/210_data.records.ipynb #938fa676
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -37,6 +38,7 @@ class Records:
     extra: dict[str, np.ndarray] = field(default_factory=dict)
     skipped: dict[str, list] = field(default_factory=dict)  # reason -> ids of what was left out
     source: str = ""  # the annotation file
+    image_dir: str = ""  # the folder that pictures must not lead out of; "": any place
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -91,16 +93,17 @@ def from_boxes(
     extra: dict[str, np.ndarray] | None = None,
     skipped: dict[str, list] | None = None,
     source: str = "",
+    image_dir: str | Path = "",
 ) -> Records:
     """Records whose centres and sizes come from boxes (N, 4) as x1, y1, x2, y2.
 
     The other arguments are the fields of `Records`; scores default to 1.
     """
-    corners = _real(boxes).reshape(-1, 4)
+    corners, shared = _real(boxes).reshape(-1, 4), dict[str, str]()
     low, high = corners[:, :2], corners[:, 2:]
     return Records(
         skeleton,
-        list(image_files),
+        [shared.setdefault(file, file) for file in image_files],
         np.asarray(image_ids, np.int64),
         np.asarray(ids, np.int64),
         corners,
@@ -113,6 +116,7 @@ def from_boxes(
         extra or {},
         skipped or {},
         source,
+        str(image_dir),
     )
 
 
