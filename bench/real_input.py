@@ -37,7 +37,7 @@ def untrained(data):
         f"{row.id}, oracle (decode of encoded truth), val": evaluate(
             None, data, row=row, oracle=True
         ),
-        f"{row.id}, random weights, val": evaluate(row.create(), data),
+        f"{row.id}, random weights, val": evaluate(row.create(), data, boxes="gt"),
     }
 
 
@@ -47,9 +47,10 @@ def learnt_by_heart(data, epochs):
     row = replace(row, recipe=replace(row.recipe, lr=6e-3, augment=STILL))
     oracle = evaluate(None, data, row=row, oracle=True, split="train")
     how = dict(epochs=epochs, lr=6e-3, batch_size=16, workers=1, eval_every=epochs, val_limit=8)
+    how |= dict(val_boxes="gt", pictures=False)
     with tempfile.TemporaryDirectory() as folder:
         model = train(row, data, folder, **how)
-    found = evaluate(model, data, row=row, split="train", flip=False)
+    found = evaluate(model, data, row=row, split="train", boxes="gt", flip=False)
     return {
         "demo network's codec, oracle, train": oracle,
         f"demo network, learnt by heart for {epochs} epochs, train": found,

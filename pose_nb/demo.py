@@ -235,12 +235,13 @@ def teach(
     row: Row, data: Path, folder: Path, settings: dict[str, Any], device: torch.device
 ) -> tuple[nn.Module, Diary]:
     """The trained network and its diary."""
-    for old in ("state.safetensors", "metrics.jsonl", "best.safetensors"):
+    for old in ("state.safetensors", "metrics.jsonl", "best.safetensors", "run.json"):
         (folder / old).unlink(missing_ok=True)
     torch.manual_seed(settings["seed"])
     model, diary = row.create(), start_diary(row, data)
     diary(model)
     how = {"seed": settings["seed"], "val_limit": settings["validate"], "eval_every": 1}
+    how |= {"batch_size": row.recipe.batch, "val_boxes": "gt", "pictures": False}
     how |= {"workers": 0 if settings["train"] < 100 else max(1, min(4, (os.cpu_count() or 2) - 1))}
     trained = train(row, data, folder, model=model, device=device, after_epoch=diary, **how)
     return trained, diary

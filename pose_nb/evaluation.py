@@ -146,6 +146,8 @@ def held_out(
         images = list(dict.fromkeys(records.image_ids.tolist()))[:limit]
         chosen = np.isin(records.image_ids, images)
         records, truth = records.subset(chosen), only_images(truth, images)
+    if isinstance(truth, dict) and not truth.get("annotations"):
+        raise InputError(f"{records.source}, split {split}: the list of annotations is empty")
     check_images(records)
     return HeldOut(
         records, truth, split, str(boxes), _box_file(benchmark, data, split, boxes), limit
@@ -210,7 +212,7 @@ test_on.__test__ = False  # type: ignore[attr-defined]
 # %% ../nbs/parts/820_evaluation.ipynb #68b2457f
 def evaluate(
     model: nn.Module | None,
-    data: str | Path,
+    data: str | Path | HeldOut,
     *,
     row: Any = None,
     split: str = "val",
@@ -226,7 +228,7 @@ def evaluate(
     accelerator: Accelerator | None = None,
     progress: bool = True,
 ) -> dict[str, float]:
-    """Figures of a network on a split of the data set below the folder `data`.
+    """Figures of a network on a split of the data below the folder `data`, or on people held out.
 
     model: from `create_model`, any network with `row` given, or None with `oracle`: the encoded
     truth is decoded. boxes: "gt", "det" (the set's detector file) or the path of one; None: the
@@ -237,7 +239,9 @@ def evaluate(
     """
     row = row_of(model, row)
     _check_oracle(model, oracle, boxes)
-    people = held_out(row.benchmark, data, split, "gt" if oracle else boxes, limit)
+    people = data
+    if not isinstance(people, HeldOut):
+        people = held_out(row.benchmark, people, split, "gt" if oracle else boxes, limit)
     main = accelerator is None or accelerator.is_main_process
     if progress and main:
         print(people.records.summary())

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['RowId', 'DataRoot', 'Weights', 'Batch', 'Workers', 'Limit', 'Device', 'Seed', 'OwnSeed', 'Flip', 'Split', 'Start',
-           'Fold', 'Epochs', 'Steps', 'BatchEach', 'Accumulate', 'Lr', 'Precision', 'EvalEvery', 'ValBoxes', 'ValLimit',
-           'SaveEvery', 'Processes', 'Track', 'Compiled', 'Pictures', 'Boxes', 'Oracle', 'ResultFolder', 'Tested',
-           'OneSplit', 'TestPrecision', 'Full', 'SomeData', 'Kept', 'TestLimit', 'writable_folder', 'train',
-           'network_of', 'evaluate', 'reproduce']
+           'TrainingData', 'MaybeRow', 'Finetune', 'Anyway', 'Fold', 'Epochs', 'Steps', 'BatchEach', 'Accumulate', 'Lr',
+           'Precision', 'EvalEvery', 'ValBoxes', 'ValLimit', 'SaveEvery', 'Processes', 'Track', 'Compiled', 'Pictures',
+           'Boxes', 'Oracle', 'ResultFolder', 'Tested', 'OneSplit', 'TestPrecision', 'Full', 'SomeData', 'Kept',
+           'TestLimit', 'writable_folder', 'train', 'network_of', 'evaluate', 'reproduce']
 
 # %% ../nbs/parts/859_run_verbs.ipynb #95ff6c64
 import json
@@ -60,6 +60,13 @@ def _train_row(row_id: str, data: Path, out: Path, options: dict[str, Any]) -> N
         training.train(row, data, place, fold=number, **options)
 
 # %% ../nbs/parts/859_run_verbs.ipynb #0471d815
+def _train_own(base: str, out: Path, options: dict[str, Any]) -> None:
+    """Train on the split that lies in `out`, and measure; in one of the processes."""
+    from pose_nb.own import train_split
+
+    train_split(base, out, **{key: options[key] for key in options if key != "fold"})
+
+
 def _in_processes(processes: int, function: Any, *arguments: Any) -> None:
     """Call a function here, or in several processes unless a launcher has started them already."""
     if processes == 1 or "RANK" in os.environ:
@@ -72,6 +79,13 @@ def _in_processes(processes: int, function: Any, *arguments: Any) -> None:
 # %% ../nbs/parts/859_run_verbs.ipynb #90633bc1
 _START = "published, near (a similar network's), random, or a file of a classifier's weights"
 Start = Annotated[str, typer.Option(help=_START)]
+_DATA = "folder of the set, in its authors' layout; without ROW: your folder, CSV or COCO JSON"
+TrainingData = Annotated[Path, typer.Option("--data", help=_DATA)]
+MaybeRow = Annotated[str | None, typer.Argument(metavar="ROW", help=_ROW)]
+_FINETUNE = "own keypoints: the row whose network is used, from --weights FILE or its usual start"
+Finetune = Annotated[str | None, typer.Option(metavar="ROW", help=_FINETUNE)]
+_ANYWAY = "own keypoints: train although the doctor found errors"
+Anyway = Annotated[bool, typer.Option("--anyway", help=_ANYWAY)]
 Fold = Annotated[int | None, typer.Option(min=1, help="one of the row's networks only (JHMDB)")]
 Epochs = Annotated[int | None, typer.Option(min=1, help="instead of the published number")]
 _STEPS = "so many updates only, with the whole schedule pressed into them"
@@ -99,9 +113,11 @@ Pictures = Annotated[bool, typer.Option(help="curves and people at each validati
 
 # %% ../nbs/parts/859_run_verbs.ipynb #c5414a75
 def train(
-    row: RowId,
-    data: DataRoot,
+    data: TrainingData,
     out: Annotated[Path, typer.Option(help="folder for weights, log and state")],
+    row: MaybeRow = None,
+    finetune: Finetune = None,
+    anyway: Anyway = False,
     weights: Weights = None,
     start: Start = "published",
     fold: Fold = None,
@@ -124,7 +140,8 @@ def train(
     processes: Processes = 1,
     device: Device = None,
 ) -> None:
-    """Train a row as published; the same command again continues a run that was stopped."""
+    """Train a row as published, or without ROW a network for keypoints of your own; the same
+    command again continues a run that was stopped."""
     writable_folder(out)
     if weights and start != "published":
         raise InputError(
@@ -134,13 +151,25 @@ def train(
     from pose_nb.inference import pick_device
     from pose_nb.tables.zoo import get_row
 
-    name, place = get_row(row).id, device and str(pick_device(device))
+    if row and (finetune or anyway):
+        raise InputError(
+            f"{row} with --finetune or --anyway: these are for keypoints of your own, without ROW"
+        )
+    name, place = row and get_row(row).id, device and str(pick_device(device))
     options: dict[str, Any] = dict(weights=weights, start=start, fold=fold, device=place)
     options |= dict(epochs=epochs, steps=steps, batch_size=batch_size, accumulate=accumulate)
     options |= dict(lr=lr, precision=precision, eval_every=eval_every, val_boxes=val_boxes)
     options |= dict(val_limit=val_limit, workers=workers, seed=seed, limit=limit)
     options |= dict(save_every=save_every, compiled=compiled, pictures=pictures)
-    _in_processes(processes, _train_row, name, data, out, options | {"trackers": track or ()})
+    options |= {"trackers": track or ()}
+    if name:
+        _in_processes(processes, _train_row, name, data, out, options)
+    else:
+        from pose_nb.own import base_row, prepare
+
+        base = base_row(finetune, weights).id
+        prepare(data, out, seed=seed or 0, anyway=anyway)
+        _in_processes(processes, _train_own, base, out, options)
 
 # %% ../nbs/parts/859_run_verbs.ipynb #30a5fc6c
 def network_of(row: Any, weights: str | None) -> Any:
@@ -166,10 +195,12 @@ def _test_row(
         accelerator.print(line)
         return
     benchmark, split = row.benchmark, split or "val"
+    boxes = how["boxes"] or ("gt" if oracle else None)
+    people = evaluation.held_out(benchmark, data, split, boxes, how["limit"])
     fold = 1 + benchmark.averaged.index(split) if split in benchmark.averaged else 1
     file = None if oracle else table_lines.fold_weights(row, weights, fold)
     model = None if oracle else network_of(row, str(file) if file else "random")
-    figures = evaluation.evaluate(model, data, row=row, split=split, oracle=oracle, **how)
+    figures = evaluation.evaluate(model, people, row=row, oracle=oracle, **how)
     rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in figures.items()}
     accelerator.print(json.dumps(rounded, indent=1))
 

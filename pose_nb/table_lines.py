@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .evaluation import evaluate
+from .evaluation import evaluate, held_out
 from .files import InputError, write_json
 from .tables.ledger import tolerance
 from .weights.loading import weights_file
@@ -55,7 +55,10 @@ def fold_weights(row: Any, weights: str | Path | None, fold: int = 1) -> str | P
         return weights_file("published", row.checkpoints[fold - 1 : fold])
     folds, path = len(row.benchmark.folds), Path(weights)
     if path.is_dir():
-        return path / (f"split{fold}" if folds > 1 else "") / "best.safetensors"
+        best = path / (f"split{fold}" if folds > 1 else "") / "best.safetensors"
+        if not best.is_file():
+            raise InputError(f"weights {path}: {best} does not exist; was there a validation yet?")
+        return best
     if folds > 1:
         raise InputError(
             f"weights {path}: {row.id} has {folds} networks, each for its own test split; give the "
@@ -82,12 +85,13 @@ def table_line(
     model, loaded = None, 0
     for split in benchmark.table_splits:
         fold = 1 + benchmark.averaged.index(split) if benchmark.averaged else 1
+        people = held_out(benchmark, data, split, how.get("boxes"), limit)
         if fold != loaded:
             file = fold_weights(row, weights, fold)
             model, loaded = row.create(file), fold
         used[split] = Path(file).name if file else "random"
         place = Path(out) / split if out else None
-        splits[split] = evaluate(model, data, row=row, split=split, limit=limit, out=place, **how)
+        splits[split] = evaluate(model, people, row=row, out=place, **how)
     line = TableLine(
         row, benchmark.table_figures(splits), splits, used, _departures(row, limit, how)
     )

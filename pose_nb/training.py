@@ -434,6 +434,7 @@ def _people(row: Any, data: str | Path, asked: dict[str, Any]) -> tuple[Records,
     folds, fold = row.benchmark.folds, asked.get("fold", 1)
     train_split, val_split = folds[fold - 1] if 1 <= fold <= len(folds) else folds[0]
     boxes = asked.get("val_boxes") or row.recipe.eval_boxes or row.benchmark.table_boxes
+    row.benchmark.data.annotation_file(data, val_split)  # InputError if it is not there
     try:
         people = held_out(row.benchmark, data, val_split, boxes, asked.get("val_limit"))
     except InputError as error:

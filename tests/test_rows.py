@@ -11,8 +11,8 @@ import pytest
 import pose_nb
 from pose_nb.tables import networks
 from pose_nb.tables.facts import FACTS
-from pose_nb.tables.rows import diff, size
-from pose_nb.tables.zoo import ROWS, get_row
+from pose_nb.tables.rows import diff, every_field, size
+from pose_nb.tables.zoo import ROWS, get_row, list_models
 
 TELL = """
 import sys
@@ -85,3 +85,22 @@ def test_a_row_holds_objects_only(row):
     assert row.network is getattr(networks, FACTS[row.id].network)
     assert callable(network.backbone) and callable(network.head)
     assert all(isinstance(rule, tuple) and len(rule) == 2 for rule in network.names)
+
+
+@pytest.mark.parametrize("table", sorted({name.split("/")[0] for name in list_models()}))
+def test_a_card_shows_what_tells_two_rows_apart(table):
+    """Each value in which two rows of a table differ stands on both their cards."""
+    rows = [get_row(name) for name in list_models(f"{table}/*")]
+    cards = {row.id: str(row) for row in rows}
+    assert len(set(cards.values())) == len(rows)
+    for first in rows:
+        for second in rows:
+            for name, pair in diff(first, second).items():
+                if name.startswith(("recipe.", "codec.")):
+                    for row, value in zip((first, second), pair, strict=True):
+                        assert str(value) in cards[row.id], f"{row.id}: {name} = {value}"
+
+
+def test_nothing_told_of_a_row_is_an_address():
+    for name in list_models():
+        assert " at 0x" not in str(every_field(get_row(name))) + str(get_row(name))

@@ -244,19 +244,28 @@ def card(row: Row) -> str:
         "network": f"{network}; {parameters / 1e6:.1f} M parameters, "
         f"{multiply_adds / 1e9:.2f} G multiply-adds",
         "targets": f"{len(row.skeleton)} heatmaps of {hw}×{hh}: {told(row.codec)}",
-        "training": f"{recipe.epochs} epochs of {type(recipe.optimizer).__name__}, "
-        f"learning rate {recipe.lr:g} for {recipe.batch} images per update, "
-        f"{told(recipe.schedule)}",
+        "training": f"{recipe.epochs} epochs, learning rate {recipe.lr:g} for {recipe.batch} images "
+        "per update",
         "loss": loss_name(getattr(recipe.supervise, "loss", recipe.supervise)),
         "starts": f"from {row.continues or row.starts_from or 'random weights'}",
         "test": _test(row),
         **_printed(row),
         "data": f"{data.title}. {data.licence}",
         "note": row.note,
+        **_in_full(recipe),
     }
     head = f"   (printed in the table as {row.label})" if row.label else ""
     body = [f"  {key:10} {text}" for key, text in lines.items() if text]
     return "\n".join([row.id + head, *body])
+
+# %% ../../nbs/parts/737_tables.rows.ipynb #99b293ef
+def _in_full(recipe: Recipe) -> dict[str, str]:
+    """The recipe's parts, each in a line of its own, with all their numbers."""
+    named = "schedule", "optimizer", "augment", "late", "supervise"
+    rest = (part.name for part in fields(recipe) if part.name not in named)
+    values = ", ".join(f"{name}={told(getattr(recipe, name))}" for name in rest)
+    whole = {name: getattr(recipe, name) for name in named}
+    return {"recipe": values} | {name: str(told(v)) for name, v in whole.items() if v is not None}
 
 # %% ../../nbs/parts/737_tables.rows.ipynb #ef9d80ea
 def _test(row: Row) -> str:
