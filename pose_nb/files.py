@@ -6,6 +6,7 @@
 __all__ = ['InputError', 'shown', 'existing_file', 'read_json', 'atomic_path', 'write_json']
 
 # %% ../nbs/parts/010_files.ipynb #72859892
+import gc
 import json
 import math
 import os
@@ -89,11 +90,15 @@ def _nearest(path: Path) -> str:
     return f"; {shown(folder, 200)}/ does, and holds {listed}{' …' if len(names) > 6 else ''}"
 
 # %% ../nbs/parts/010_files.ipynb #9c7c43e2
-_DIGITS = bytes(ord("0") if chr(code) in "0123456789" else 0 for code in range(256))
+_ALIKE = dict.fromkeys(b"0123456789", ord("0")) | dict.fromkeys(b"eE", ord("e")) | {43: 43}
+_DIGITS = bytes(_ALIKE.get(code, 0) for code in range(256))  # 0 for a digit, e for E, + for +
 
 
-def _json_text(path: Path) -> str:
-    """The text of a file; InputError if it is none, or holds a number of more than 300 digits."""
+def _json_text(path: Path) -> tuple[str, bool]:
+    """The text of a file, and whether it has exponents of three digits, which may be too large.
+
+    InputError if it is no text, or holds a number of more than 300 digits.
+    """
     where = shown(path, 300)
     try:
         with open(path, "rb") as file:
@@ -106,11 +111,24 @@ def _json_text(path: Path) -> str:
         raise InputError(f"{where} is not a text file, so it cannot be JSON") from None
     except OSError as error:
         raise InputError(f"{where} cannot be read: {_reason(error)}") from None
-    at = content.translate(_DIGITS).find(b"0" * 301)
+    alike = content.translate(_DIGITS)
+    at = alike.find(b"0" * 301)
     if at >= 0:
         line = content.count(b"\n", 0, at) + 1
         raise InputError(f"{where}, line {line}: holds a number of more than 300 digits")
-    return text
+    return text, b"0e000" in alike or b"0e+000" in alike
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Without garbage collection, which would look at millions of new objects again and again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 # %% ../nbs/parts/010_files.ipynb #c7bc12ea
 def read_json(path: str | Path, kind: type | tuple[type, ...] = dict) -> Any:
@@ -119,7 +137,7 @@ def read_json(path: str | Path, kind: type | tuple[type, ...] = dict) -> Any:
     InputError: a missing or unreadable file, text that is no JSON, and numbers that are NaN or
     infinite, with their line.
     """
-    text = _json_text(existing_file(path, "a JSON file"))
+    text, may_be_large = _json_text(existing_file(path, "a JSON file"))
     where = shown(Path(path), 300)
 
     def refuse(word: str) -> None:
@@ -136,7 +154,9 @@ def read_json(path: str | Path, kind: type | tuple[type, ...] = dict) -> Any:
         return number
 
     try:
-        value = json.loads(text, parse_constant=refuse, parse_float=finite)
+        with _no_collection():
+            check = finite if may_be_large else None
+            value = json.loads(text, parse_constant=refuse, parse_float=check)
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise InputError(f"{where}, {place}: not valid JSON ({error.msg})") from None

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from .. import skeletons
+from ..data.cache import read_records
 from ..data.mpii import load_mpii
 from ..data.readers import load_coco, load_crowdpose, load_faces
 from ..data.records import Records
@@ -55,12 +56,15 @@ class PoseSet:
         return self.root(root, split) / images
 
     def load(self, root: str | Path, split: str = "val", boxes: str | Path = "gt") -> Records:
-        """Records of a split; boxes: "gt" (annotated), "det" (the set's file), or a file's path."""
+        """Records of a split; boxes: "gt" (annotated), "det" (the set's file), or a file's path.
+
+        Those of large files are kept for the next start (`data.cache`).
+        """
         files = self.annotation_file(root, split), self.image_dir(root, split)
         more = self.options(self.root(root, split), split) if self.options else {}
         if boxes != "gt":
             more = more | _detector_boxes(self, self.root(root, split), split, boxes)
-        return self.read(*files, self.skeleton, **more)
+        return read_records(self.read, *files, self.skeleton, **more)
 
     def __str__(self) -> str:
         return _describe(self)
