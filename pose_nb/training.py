@@ -558,10 +558,10 @@ def train(
     settings |= {"precision": precision, "start": begins}
     plan = make_plan(row, len(records), accelerator.num_processes, **settings)
     cores = worker_count(workers, len(records), plan.processes)
+    network = _network(row, out, plan, model, weights, start, say)
     with ExitStack() as stack:
         if accelerator.is_main_process:
             stack.enter_context(locked(out))
-        network = _network(row, out, plan, model, weights, start, say)
         if compiled:
             network.compile()
         run = _begin(row, data, out, plan, records, accelerator, network, cores, say)
