@@ -38,15 +38,17 @@ def reproduce(name: str, cache: Path, device: str, records: Path | None) -> floa
     """Seconds of one row's `pose-nb reproduce`; its output is shown if it fails."""
     form = get_row(name).benchmark.data.name
     data = make_form(cache / form, form, train=32, val=8, progress=False)
-    with tempfile.TemporaryDirectory() as out:
-        words = ["reproduce", name, "--data", data, "--out", out, "--start", "random"]
+    with tempfile.TemporaryDirectory(prefix="run-", dir=cache) as out:
+        words = ["reproduce", name, "--data", data.name, "--out", Path(out).name]
+        words += ["--start", "random"]
         words += ["--workers", "0", "--device", device, "--accumulate", "1"]
         for option, value in budget(name, device).items():
             words += [f"--{option.replace('_', '-')}", value]
-        words += ["--records", records] if records else []
+        words += ["--records", records.resolve()] if records else []
         began = time.perf_counter()
         command = [sys.executable, "-m", "pose_nb.cli", *map(str, words)]
-        run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        run = subprocess.run(command, cwd=cache, **pipes)  # so that no path of ours is recorded
         if run.returncode:
             print(run.stdout[-3000:])
             raise SystemExit(f"{name}: failed")

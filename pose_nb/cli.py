@@ -67,20 +67,37 @@ def list_rows(
 @app.command()
 def info(row: RowId) -> None:
     """Everything about one row, in plain English."""
-    from pose_nb.tables import zoo
+    from pose_nb.tables import ledger, zoo
 
     print(zoo.get_row(row))
+    record = ledger.read_record(row)
+    if record is None:
+        print("  measured   not run")
+    else:
+        figures = ", ".join(f"{name} {value:g}" for name, value in record.table.items())
+        kind = "SYNTHETIC people" if record.synthetic else "the real data"
+        print(f"  measured   {figures}: status {record.status}, on {kind}; {record.command}")
 
 # %% ../nbs/parts/860_cli.ipynb #6e57964a
 _TABLE = "the part of the ids before the slash, such as coco, mpii or wflw"
 
 
-@app.command()
-def table(name: Annotated[str, typer.Argument(metavar="TABLE", help=_TABLE)]) -> None:
-    """One results table, with the published figures."""
-    from pose_nb.tables import facts
+_FORM = "text (published figures), or md, csv, json, html: with what was measured"
 
-    print(facts.table(name))
+
+@app.command()
+def table(
+    name: Annotated[str, typer.Argument(metavar="TABLE", help=_TABLE)],
+    form: Annotated[str, typer.Option("--format", help=_FORM)] = "text",
+) -> None:
+    """One results table: published figures, and measured ones from the records."""
+    from pose_nb.tables import facts, results
+
+    forms = {"md": results.as_markdown, "csv": results.as_csv, "json": results.as_json}
+    forms |= {"html": results.as_html}
+    if form not in ("text", *forms):
+        raise InputError(f"--format {form}: known are text, {', '.join(forms)}")
+    print(facts.table(name) if form == "text" else forms[form](results.results(name)))
 
 # %% ../nbs/parts/860_cli.ipynb #d70d4788
 @app.command()
