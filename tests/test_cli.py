@@ -102,7 +102,27 @@ def test_unknown_row(refused, people, words):
     assert "coco/resnet50" in message and "did you mean coco/resnet-50" in message
 
 
+@pytest.mark.parametrize("form", ["text", "md", "csv", "json", "html"])
+def test_a_table_in_each_form(run, form):
+    status, out, _ = run("table", "jhmdb", "--format", form)
+    assert status == 0 and "jhmdb/cpm" in out and "65.7" in out
+    if form == "json":
+        assert json.loads(out)[1]["published"] == {"PCK": 89.8, "tPCK": 65.7}
+
+
+def test_what_was_measured_is_told(run):
+    """`info` ends with the record of the row, or says that there is none."""
+    status, out, _ = run("info", "coco/shufflenet-v2")
+    assert status == 0 and "measured" in out.splitlines()[-1]
+
+
+def test_the_environment(run):
+    status, out, _ = run("env", "--device", "cpu")
+    assert status == 0 and {"code", "hardware", "libraries"} <= json.loads(out).keys()
+
+
 def test_unknown_table_and_pattern(refused):
+    assert "known are text, md" in refused("table", "coco", "--format", "xls")
     assert "crowdpose" in refused("table", "crowdpoes")
     assert "coco-*" in refused("list", "coco-*")
 
