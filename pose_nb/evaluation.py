@@ -233,7 +233,7 @@ def evaluate(
     model: from `create_model`, any network with `row` given, or None with `oracle`: the encoded
     truth is decoded. boxes: "gt", "det" (the set's detector file) or the path of one; None: the
     table's, and annotated ones for the oracle. flip: the flip test; default as published. limit:
-    the first so many images only. out: a folder for `results.json` in the data set's own format and
+    the first so many images only. out: a folder for results in the data set's own forms and
     `figures.json`, the figures with all that is needed to check them. workers, precision,
     accelerator: as for `predict_records`. InputError for wrong input.
     """
@@ -252,7 +252,7 @@ def evaluate(
     if out is not None and main:
         choices = dict(flip=row.flip if flip is None else flip, precision=precision)
         facts = _facts(row, people, outcome, model, device) | choices
-        write_json(Path(out) / "results.json", outcome.results)
+        row.benchmark.measure.write(outcome.results, people.records, outcome.poses, Path(out))
         write_json(Path(out) / "figures.json", facts)
     return outcome.figures
 

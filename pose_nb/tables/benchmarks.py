@@ -27,6 +27,7 @@ from ..metrics.pck import jhmdb_pck, mpii_pckh
 from ..metrics.posetrack import posetrack_ap
 from ..skeletons import Skeleton
 from .sets import MPII_HEADS, SETS, PoseSet, mpii_as_written
+from .written import write_aic, write_landmarks, write_list, write_posetrack
 
 # %% ../../nbs/parts/730_tables.benchmarks.ipynb #9974ff73
 Truth = dict | list[dict] | None  # COCO's dict, PoseTrack18's videos, or all is in the records
@@ -38,6 +39,7 @@ class Measure:
     """A metric as a table uses it.
 
     run: (records, poses, truth, nms) -> Measured; nms: the OKS above which a pose is dropped.
+    write: (results, records, poses, folder), which writes results as the set's owners want them.
     """
 
     run: Callable[[Records, Poses, Any, float | None], Measured]
@@ -46,6 +48,7 @@ class Measure:
     lower_is_better: bool = False
     labelled: bool = True  # whether it compares each box with its own label
     read_truth: Callable[[PoseSet, str | Path, str], Truth] | None = None
+    write: Callable[[list[dict], Records, Poses, Path], None] = write_list
 
     def __call__(
         self, records: Records, poses: Poses, truth: Truth = None, nms: float | None = None
@@ -310,7 +313,7 @@ def measure_face(
 def nme_by(size: Callable[[Records], np.ndarray], percent: bool = True) -> Measure:
     """The measure of a face table, in percent or as a fraction."""
     run = partial(measure_face, size=size, factor=100 if percent else 1)
-    return Measure(run, "NME", percent, lower_is_better=True)
+    return Measure(run, "NME", percent, lower_is_better=True, write=write_landmarks)
 
 # %% ../../nbs/parts/730_tables.benchmarks.ipynb #751dc380
 def eyes(corners: tuple[int, int]) -> Callable[[Records], np.ndarray]:
@@ -339,7 +342,8 @@ CROWDPOSE = Benchmark(
     "detector", _AP)
 AIC = Benchmark(
     "AI Challenger", SETS["aic"],
-    _DETECTED(partial(measure_coco, ap=partial(coco_official, use_area=False))), splits=_AP)
+    _DETECTED(partial(measure_coco, ap=partial(coco_official, use_area=False)), write=write_aic),
+    splits=_AP)
 _ON_REQUEST = "For non-commercial use, on request to the authors."
 HUMANART_DET = Benchmark(
     "Human-Art", SETS["humanart"], COCO_AP, "detector", _AP, licence=_ON_REQUEST)
@@ -359,7 +363,8 @@ JHMDB = Benchmark(
     splits={"PCK": "val", "tPCK": "val"}, averaged=("val", "val2", "val3"))
 POSETRACK18 = Benchmark(
     "PoseTrack18", SETS["posetrack18"],
-    Measure(measure_posetrack, "AP", percent=True, labelled=False, read_truth=read_videos),
+    Measure(measure_posetrack, "AP", percent=True, labelled=False, read_truth=read_videos,
+            write=write_posetrack),
     splits={"AP": "val"})
 
 # %% ../../nbs/parts/730_tables.benchmarks.ipynb #ca16f74e
