@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['RowId', 'DataRoot', 'Weights', 'Batch', 'Workers', 'Limit', 'Device', 'Seed', 'OwnSeed', 'Flip', 'Split', 'Start',
-           'TrainingData', 'MaybeRow', 'Finetune', 'Anyway', 'Fold', 'Epochs', 'Steps', 'BatchEach', 'Accumulate', 'Lr',
-           'Precision', 'EvalEvery', 'ValBoxes', 'ValLimit', 'SaveEvery', 'Processes', 'Track', 'Compiled', 'Pictures',
-           'Boxes', 'Oracle', 'ResultFolder', 'Tested', 'OneSplit', 'TestPrecision', 'Full', 'SomeData', 'Kept',
-           'TestLimit', 'writable_folder', 'train', 'network_of', 'evaluate', 'reproduce']
+           'TrainingData', 'MaybeRow', 'Finetune', 'PictureFolder', 'Anyway', 'Fold', 'Epochs', 'Steps', 'BatchEach',
+           'Accumulate', 'Lr', 'Precision', 'EvalEvery', 'ValBoxes', 'ValLimit', 'SaveEvery', 'Processes', 'Track',
+           'Compiled', 'Pictures', 'Boxes', 'Oracle', 'ResultFolder', 'Tested', 'OneSplit', 'TestPrecision', 'Full',
+           'SomeData', 'Kept', 'TestLimit', 'writable_folder', 'train', 'network_of', 'evaluate', 'reproduce']
 
 # %% ../nbs/parts/859_run_verbs.ipynb #95ff6c64
 import json
@@ -84,6 +84,8 @@ TrainingData = Annotated[Path, typer.Option("--data", help=_DATA)]
 MaybeRow = Annotated[str | None, typer.Argument(metavar="ROW", help=_ROW)]
 _FINETUNE = "own keypoints: the row whose network is used, from --weights FILE or its usual start"
 Finetune = Annotated[str | None, typer.Option(metavar="ROW", help=_FINETUNE)]
+_PICTURES = "own keypoints: the folder of the pictures; else looked for"
+PictureFolder = Annotated[Path | None, typer.Option(help=_PICTURES)]
 _ANYWAY = "own keypoints: train although the doctor found errors"
 Anyway = Annotated[bool, typer.Option("--anyway", help=_ANYWAY)]
 Fold = Annotated[int | None, typer.Option(min=1, help="one of the row's networks only (JHMDB)")]
@@ -118,6 +120,7 @@ def train(
     row: MaybeRow = None,
     finetune: Finetune = None,
     anyway: Anyway = False,
+    images: PictureFolder = None,
     weights: Weights = None,
     start: Start = "published",
     fold: Fold = None,
@@ -168,7 +171,7 @@ def train(
         from pose_nb.own import base_row, prepare
 
         base = base_row(finetune, weights).id
-        prepare(data, out, seed=seed or 0, anyway=anyway)
+        prepare(data, out, images=images, seed=seed or 0, anyway=anyway)
         _in_processes(processes, _train_own, base, out, options)
 
 # %% ../nbs/parts/859_run_verbs.ipynb #30a5fc6c
