@@ -130,7 +130,7 @@ def with_sigmas(records: Records) -> tuple[Records, str]:
         sigmas, note = _measured_sigmas(records, groups)
     return replace(once, skeleton=replace(skeleton, sigmas=sigmas)), note
 
-# %% ../nbs/parts/852_own.ipynb #86702092
+# %% ../nbs/parts/852_own.ipynb #d31f96c1
 def _measured_sigmas(records: Records, groups: list[list[int]]) -> tuple[tuple[float, ...], str]:
     """Sigmas from objects that were labelled more than once, else the same for all keypoints."""
     several = [group for group in groups if len(group) > 1]
@@ -216,7 +216,7 @@ def look_first(
         say(f"doctor: nothing to complain about in {pictures:,} pictures")
     return exam
 
-# %% ../nbs/parts/852_own.ipynb #aaf2ac17
+# %% ../nbs/parts/852_own.ipynb #b61566fd
 BATCH, UPDATES = 32, 3000
 
 
@@ -300,7 +300,7 @@ def prepare(
     say(str(split))
     return split.save(Path(out) / "data")
 
-# %% ../nbs/parts/852_own.ipynb #70c5ceb0
+# %% ../nbs/parts/852_own.ipynb #f63bd337
 def train_split(
     row: str | Row,
     out: str | Path,

@@ -244,8 +244,8 @@ def card(row: Row) -> str:
         "network": f"{network}; {parameters / 1e6:.1f} M parameters, "
         f"{multiply_adds / 1e9:.2f} G multiply-adds",
         "targets": f"{len(row.skeleton)} heatmaps of {hw}×{hh}: {told(row.codec)}",
-        "training": f"{recipe.epochs} epochs, learning rate {recipe.lr:g} for {recipe.batch} images "
-        "per update",
+        "training": f"{recipe.epochs} epochs, learning rate {recipe.lr:g} for {recipe.batch} "
+        "images per update",
         "loss": loss_name(getattr(recipe.supervise, "loss", recipe.supervise)),
         "starts": f"from {row.continues or row.starts_from or 'random weights'}",
         "test": _test(row),
