@@ -48,11 +48,11 @@ def reproduce(
     many = len(row.benchmark.folds)
     for fold in range(1, many + 1):
         folder = out / f"split{fold}" if many > 1 else out
-        how = dict(start=start, steps=steps, val_limit=limit, device=place, progress=progress)
-        train(row, data, folder, fold=fold, pictures=full, **how, **asked)
+        how: dict[str, Any] = dict(start=start, steps=steps, val_limit=limit, device=place)
+        train(row, data, folder, fold=fold, pictures=full, progress=progress, **how, **asked)
     workers = worker_count(asked.get("workers"), 10_000)
-    how = dict(device=place, limit=limit, progress=progress, workers=workers)
-    line = table_line(row, data, out, out=out / "test", **how)
+    tested: dict[str, Any] = dict(device=place, progress=progress, workers=workers)
+    line = table_line(row, data, out, out=out / "test", limit=limit, **tested)
     record = _record(row, Path(data), out, line, place, full and not line.departures)
     _keep(record, records)
     return record, line

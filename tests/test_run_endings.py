@@ -16,7 +16,8 @@ from pose_nb.run_state import locked
 from pose_nb.synth import make_dataset
 from pose_nb.tables.recipes import scaled_lr
 from pose_nb.tables.zoo import get_row, list_models
-from pose_nb.training import make_plan, train
+from pose_nb.runs import make_plan
+from pose_nb.training import train
 from pose_nb.weights.tensors import read_safetensors
 
 

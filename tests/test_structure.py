@@ -35,7 +35,7 @@ LAYERS = [
     ["doctor"],
     ["inference"],
     ["evaluation", "table_lines", "prediction", "tracking"],
-    ["run_state", "learner", "progress", "training", "launching", "reproduction", "own"],
+    ["run_state", "learner", "progress", "runs", "training", "launching", "reproduction", "own"],
     ["demo_page", "demo", "pictures", "data_verbs", "run_verbs", "cli"],
 ]
 LEAVES = ["viz", "page", "synth", "lessons"]
