@@ -64,7 +64,7 @@ def _record(row: Any, data: Path, out: Path, line: TableLine, device: str, full:
     facts = [read_json(run / "run.json") for run in runs]
     cards = {split: read_json(out / "test" / split / "figures.json") for split in line.splits}
     first = next(iter(cards.values()))
-    synthetic = (row.benchmark.data.root(data) / "synthpose.json").is_file()
+    synthetic = is_synthetic(row.benchmark.data.root(data))
     hashes = {card["annotations"]["file"]: card["annotations"]["sha256"] for card in cards.values()}
     status = earned_status(
         synthetic=synthetic,
