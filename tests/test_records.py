@@ -1,0 +1,50 @@
+"""The committed records: one for each row, sound, honest about its data, and repeatable."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from pose_nb.tables.facts import FACTS
+from pose_nb.tables.ledger import read_record, record_path
+
+RECORDS = Path(__file__).parent.parent / "records"
+
+
+@pytest.mark.parametrize("name", list(FACTS))
+def test_the_record_of_a_row(name):
+    """Each row did its updates at its true size, and was measured."""
+    record = read_record(name, RECORDS)
+    assert record is not None, "python bench/all_rows.py makes it"
+    assert record.command.startswith(f"pose-nb reproduce {name} ")
+    assert record.status == "runs" and record.synthetic
+    assert record.training["steps"] >= 2 and math.isfinite(record.training["last loss"])
+    assert record.table.keys() == FACTS[name].published.keys()
+    assert record.environment["hardware"] and record.environment["code"]
+    assert record.environment["peak memory"] < 24 * 2**30
+    assert record.training["images per second"] > 0
+    folds = 3 if name.startswith("jhmdb/") else 1
+    assert record.training["networks"] == len(record.weights) == folds
+    assert all(len(digest) == 64 for digest in record.weights.values())
+
+
+def test_no_path_of_a_machine_is_in_a_record():
+    for file in RECORDS.rglob("*.json"):
+        text = file.read_text(encoding="utf-8")
+        assert not any(part in text for part in ("/tmp/", "/work/", "/home/", "/root/")), file
+
+
+def test_every_record_belongs_to_a_row():
+    known = {record_path(name, RECORDS) for name in FACTS}
+    assert set(RECORDS.rglob("*.json")) == known
+
+
+def test_the_quick_rows_learn():
+    """Where a CPU allows more than two updates, the loss falls."""
+    learnt = 0
+    for name in FACTS:
+        training = json.loads(record_path(name, RECORDS).read_text())["training"]
+        if training["steps"] >= 60:
+            learnt += training["last loss"] < training["first loss"]
+    assert learnt >= 5
