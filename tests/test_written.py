@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.io import loadmat
 
 from pose_nb.files import read_json
 from pose_nb.metrics.oks import coco_official
@@ -113,6 +114,8 @@ def test_mpiis_form(tmp_path):
     heads = records.extra["head_sizes"]
     again = mpii_pckh(joints, records.keypoints, records.visible, heads)
     assert again == pytest.approx(figures, nan_ok=True) and figures["PCKh@0.5"] > 50
+    preds = loadmat(tmp_path / "pred.mat")["preds"]
+    assert preds.shape == joints.shape and np.allclose(preds - 1, joints)
 
 
 def test_jhmdbs_form(tmp_path):

@@ -27,7 +27,13 @@ from ..metrics.pck import jhmdb_pck, mpii_pckh
 from ..metrics.posetrack import posetrack_ap
 from ..skeletons import Skeleton
 from .sets import MPII_HEADS, SETS, PoseSet, mpii_as_written
-from .written import write_aic, write_landmarks, write_list, write_posetrack
+from pose_nb.tables.written import (
+    write_aic,
+    write_landmarks,
+    write_list,
+    write_mpii,
+    write_posetrack,
+)
 
 # %% ../../nbs/parts/730_tables.benchmarks.ipynb #9974ff73
 Truth = dict | list[dict] | None  # COCO's dict, PoseTrack18's videos, or all is in the records
@@ -353,7 +359,8 @@ HUMANART_GT = Benchmark(
 # %% ../../nbs/parts/730_tables.benchmarks.ipynb #d631ee24
 # fmt: off
 MPII = Benchmark(
-    "MPII Human Pose", SETS["mpii"], Measure(measure_mpii, "PCKh@0.5", percent=True),
+    "MPII Human Pose", SETS["mpii"],
+    Measure(measure_mpii, "PCKh@0.5", percent=True, write=write_mpii),
     splits={"PCKh@0.5": "val", "PCKh@0.1": "val"}, table_factor=0.01,
     licence="Annotations under the Simplified BSD licence; images are from YouTube.")
 # for the one row that was trained in MMPose 1.x, one pixel off
