@@ -50,7 +50,7 @@ def test_every_set_has_its_list(name, tmp_path):
     answered(name, tmp_path / "data", tmp_path / "out")
     assert len(read_json(tmp_path / "out" / "results.json", list)) == 6
     files = {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    more = {"AIC": {"aic.json"}, "POSETRACK18": {"street.json"}}
+    more = {"AIC": {"aic.json"}, "POSETRACK18": {"street.json"}, "MPII": {"pred.mat"}}
     more |= {name: {"landmarks.csv"} for name in FACES}
     assert files == {"results.json"} | more.get(name, set())
 

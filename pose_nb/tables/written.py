@@ -50,7 +50,7 @@ def _aic_picture(name: str, found: list[dict]) -> dict:
 
 # %% ../../nbs/parts/725_tables.written.ipynb #40ca8ef5
 def write_mpii(results: list[dict], records: Records, poses: Poses, folder: Path) -> None:
-    """`results.json`, and `pred.mat` with `preds` (N, 16, 2), joints counted from 1, and `scores`."""
+    """`results.json`, and `pred.mat`: `preds` (N, 16, 2) counted from 1, and `scores`."""
     write_list(results, records, poses, folder)
     arrays = {"preds": poses.keypoints.astype(np.float64) + 1, "scores": poses.scores}
     with atomic_path(folder / "pred.mat") as temporary:
