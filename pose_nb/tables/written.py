@@ -11,7 +11,6 @@ import os
 from pathlib import Path
 
 import numpy as np
-from scipy.io import savemat
 
 from ..data.poses import Poses
 from ..data.records import Records
@@ -51,6 +50,8 @@ def _aic_picture(name: str, found: list[dict]) -> dict:
 # %% ../../nbs/parts/725_tables.written.ipynb #40ca8ef5
 def write_mpii(results: list[dict], records: Records, poses: Poses, folder: Path) -> None:
     """`results.json`, and `pred.mat`: `preds` (N, 16, 2) counted from 1, and `scores`."""
+    from scipy.io import savemat
+
     write_list(results, records, poses, folder)
     arrays = {"preds": poses.keypoints.astype(np.float64) + 1, "scores": poses.scores}
     with atomic_path(folder / "pred.mat") as temporary:
