@@ -380,5 +380,6 @@ def train(
         run = _begin(row, data, out, plan, records, accelerator, network, cores, say)
         with explained(plan, out):
             _epochs(run, plan, people, save_every, workers, pictures, progress, after_epoch)
-        accelerator.end_training()
+        for tracker in accelerator.trackers:  # end_training would part the processes for good
+            tracker.finish()
         return _best(run.learner, out)

@@ -141,7 +141,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pose_nb.weights.tensors.save_file", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(InputError, match="No space"):
         write_safetensors(path, {"w": torch.zeros(2)})
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == [path.name]
     with pytest.raises(InputError, match="saved as .safetensors"):
