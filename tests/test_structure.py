@@ -36,6 +36,7 @@ LAYERS = [
     ["inference"],
     ["evaluation", "table_lines", "prediction", "tracking"],
     ["run_state", "learner", "progress", "runs", "training", "launching", "reproduction", "own"],
+    ["measuring"],
     ["demo_page", "demo", "pictures", "data_verbs", "run_verbs", "cli"],
 ]
 LEAVES = ["viz", "page", "synth", "lessons"]
