@@ -111,8 +111,9 @@ def sources_of(
     if not files:
         wanted = f" with {split!r} in their names" if split else ""
         raise InputError(
-            f"{shown(path, 300)}: no annotation files{wanted} in it; expected JSON or CSV files "
-            "with keypoints in the folder or in annotations/, or name the set: --row or --form"
+            f"{shown(path, 300)}: no annotation files{wanted} in it; expected a CSV (image, then "
+            "<name>_x and <name>_y of each keypoint) or a JSON with keypoints, in the folder or in "
+            "annotations/; a published set in its own layout is named: pose-nb doctor --form NAME"
         )
     root = path if path.is_dir() else path.parent
     root = root.parent if root.name in ("annotations", "labels") else root
