@@ -39,7 +39,7 @@ LAYERS = [
     ["measuring"],
     ["demo_page", "demo", "pictures", "data_verbs", "run_verbs", "cli"],
 ]
-LEAVES = ["viz", "page", "synth", "lessons", "results_lessons", "metric_lessons", "checks", "labs", "widgets"]
+LEAVES = ["viz", "page", "synth", "lessons", "results_lessons", "metric_lessons", "course_lessons", "checks", "labs", "widgets"]
 MAY_USE_LEAVES = ["sources", "doctor", "progress", "demo_page", "demo", "pictures"]
 MAY_USE_LEAVES += ["run_verbs", "cli", *LEAVES]
 
