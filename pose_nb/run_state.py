@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from torch import nn
 
-from .files import InputError, atomic_path, shown
+from .files import InputError, atomic_path, file_lock, shown
 from .weights.tensors import read_safetensors, write_safetensors
 
 # %% ../nbs/parts/835_run_state.ipynb #2fe61cd3
@@ -215,16 +214,14 @@ def write_csv(path: str | Path, entries: list[dict[str, Any]]) -> None:
 def locked(out: str | Path) -> Iterator[None]:
     """Keep a folder for this run; InputError if another one is writing there."""
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(out / ".lock", timeout=0):
-            for leftover in out.glob(".*.part"):
-                leftover.unlink()
-            yield
-    except Timeout:
-        raise InputError(
-            f"{out}: another run is writing there; wait for its end, or give another --out folder"
-        ) from None
+    busy = (
+        f"{out}: another run is writing there; wait for its end, or give another --out folder "
+        f"(if there is none, remove {out / '.lock'})"
+    )
+    with file_lock(out / ".lock", busy):
+        for leftover in out.glob(".*.part"):
+            leftover.unlink()
+        yield
 
 # %% ../nbs/parts/835_run_state.ipynb #36d6e72b
 @contextmanager

@@ -15,6 +15,7 @@ from pose_nb.files import (
     InputError,
     atomic_path,
     existing_file,
+    file_lock,
     read_json,
     shown,
     write_json,
@@ -201,3 +202,26 @@ def test_numbers_of_numpy_and_none_for_nan(tmp_path):
     write_json(tmp_path / "x.json", value)
     expected = {"1": 0.5, "n": 3, "a": [[1.0, None], [None, 2.0]], "t": [1, None]}
     assert read_json(tmp_path / "x.json") == expected
+
+
+def test_a_lock_keeps_others_out_also_where_a_file_system_cannot_lock(tmp_path, monkeypatch):
+    import filelock
+
+    def cannot(self, *_):
+        raise NotImplementedError("FileSystem does not appear to support flock")
+
+    for step in range(2):
+        place = tmp_path / str(step) / ".lock"
+        with file_lock(place, "busy"), pytest.raises(InputError, match="^busy$"):
+            with file_lock(place, "busy", seconds=0.05):
+                pass
+        with file_lock(place, "busy"):
+            pass  # free again
+        monkeypatch.setattr(filelock.FileLock, "_acquire", cannot)
+
+
+def test_a_lock_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be locked"):
+        with file_lock(tmp_path / "file" / ".lock", "busy"):
+            pass

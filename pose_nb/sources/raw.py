@@ -104,7 +104,7 @@ def _archive_files(path: Path) -> Iterator[RawFile]:
             raise
         reason = " ".join(str(error).split())[:80]
         raise InputError(f"{path}: a broken archive ({reason}); fetch it again") from None
-    except (NotImplementedError, RuntimeError) as error:
+    except RuntimeError as error:  # a password, or a compression that zipfile does not know
         raise InputError(f"{path}: cannot be unpacked here ({error}); do it by hand") from None
 
 # %% ../../nbs/parts/760_sources.raw.ipynb #7f9e2d14

@@ -17,15 +17,15 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
-from ..files import InputError, shown
+from ..files import InputError, file_lock, shown
 from .hashes import check_hash
 
 # %% ../../nbs/parts/618_weights.downloads.ipynb #c0415679
@@ -255,29 +255,11 @@ def _hopeless(problem: OSError | http.client.HTTPException) -> None:
         raise InputError(f"it cannot be saved: {problem.strerror}") from None
 
 # %% ../../nbs/parts/618_weights.downloads.ipynb #53723748
-@contextmanager
-def _alone(path: Path, seconds: float) -> Iterator[None]:
+def _alone(path: Path, seconds: float) -> AbstractContextManager[None]:
     """Let one process at a time work on `path`; InputError if it never comes to be our turn."""
-    from filelock import FileLock, SoftFileLock, Timeout  # takes a while, and is seldom needed
-
     place = path.with_name(f".{path.name}.lock")
-    lock: FileLock | SoftFileLock = FileLock(place, timeout=seconds)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire()
-        except NotImplementedError:  # a file system that cannot lock
-            lock = SoftFileLock(place, timeout=seconds)
-            lock.acquire()
-    except Timeout:
-        held = f"another process has held {shown(place, 300)} for {seconds:,g} s"
-        raise InputError(f"{held}; if there is none, remove the file") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{shown(place, 300)} cannot be locked ({str(error)[:120]})") from None
-    try:
-        yield
-    finally:
-        lock.release()
+    held = f"another process has held {shown(place, 300)} for {seconds:,g} s"
+    return file_lock(place, f"{held}; if there is none, remove the file", seconds)
 
 # %% ../../nbs/parts/618_weights.downloads.ipynb #39d505fd
 def download(
