@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KINDS', 'drawn', 'origin', 'labels', 'perfect', 'figures_of', 'moved', 'mirrored', 'lost', 'compare', 'punished',
            'show_punished', 'in_keypoints_of', 'learnt_answers', 'kinds_of_errors', 'show_kinds', 'errors_of',
-           'extremes', 'number_card', 'shown_flags', 'gallery']
+           'extremes', 'of_images', 'spread', 'number_card', 'shown_flags', 'gallery']
 
 # %% ../nbs/parts/977_metric_lessons.ipynb #d2c472ef
 import tempfile
@@ -26,6 +26,7 @@ from .files import InputError
 from .prediction import predict
 from .skeletons import Skeleton
 from .synth import make_form
+from .tables.benchmarks import only_images
 from .tables.facts import figure
 from .viz import COLORS, close_up, draw_boxes, draw_curves, draw_pose, grid, pose_pairs
 
@@ -102,9 +103,14 @@ def compare(people: HeldOut, row: Any, spoilt: Mapping[str, Poses], names: Seque
     lines = []
     for what, poses in spoilt.items():
         found = figures_of(people, row, poses)
-        lines.append([what, *(figure(found[name]) for name in names)])
+        lines.append([what, *(_digits(found[name]) for name in names)])
     rows = [head, ["---"] * len(head), *lines]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _digits(value: float) -> str:
+    """Three digits for a fraction, as the tables print them; more for small ones."""
+    return f"{value:.3f}" if 0.1 <= value <= 1 else figure(value)
 
 # %% ../nbs/parts/977_metric_lessons.ipynb #bc33c130
 def punished(
@@ -250,6 +256,37 @@ def extremes(records: Records, poses: Poses, count: int = 2, size: int = 200) ->
         axis.set_title(f"id {records.ids[i]}: {errors[i]:.1f} %", fontsize=9)
         axis.axis("off")
     return figure
+
+# %% ../nbs/parts/977_metric_lessons.ipynb #d4da7852
+def of_images(people: HeldOut, poses: Poses, ids: Sequence[int]) -> tuple[HeldOut, Poses]:
+    """The part of the people and of their answers that belongs to some images."""
+    mine = np.isin(people.records.image_ids, list(ids))
+    truth = only_images(people.truth, list(ids))
+    return replace(people, records=people.records.subset(mine), truth=truth), poses.subset(mine)
+
+# %% ../nbs/parts/977_metric_lessons.ipynb #4441a524
+def spread(
+    people: HeldOut,
+    row: Any,
+    poses: Poses,
+    name: str,
+    other: Poses | None = None,
+    times: int = 30,
+) -> float:
+    """Standard error of a figure over images, by random halves of them.
+
+    other: answers of another network for the same people; then that of the difference.
+    """
+    random, values = np.random.default_rng(0), []
+    images = np.unique(people.records.image_ids)
+    for _ in range(times):
+        half = random.permutation(images)[: max(1, len(images) // 2)]
+        found = []
+        for answers in (poses, other) if other is not None else (poses,):
+            part, mine = of_images(people, answers, half.tolist())
+            found.append(figures_of(part, row, mine)[name])
+        values.append(found[0] if other is None else found[1] - found[0])
+    return float(np.std(values, ddof=1))
 
 # %% ../nbs/parts/977_metric_lessons.ipynb #dfd33894
 def number_card(

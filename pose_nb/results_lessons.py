@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MEASURED', 'SPEED', 'BYTES', 'protocol', 'errata', 'codec_name', 'factors', 'Pair', 'pair', 'questions', 'answers',
-           'signed', 'neighbours', 'ranks', 'pair_table', 'Cost', 'cost', 'costs', 'told_missing', 'verdict_table']
+           'signed', 'neighbours', 'ranks', 'pair_table', 'Cost', 'cost', 'costs', 'told_missing', 'verdict_table',
+           'worst_table']
 
 # %% ../nbs/parts/975_results_lessons.ipynb #68155d81
 from collections import Counter
@@ -137,7 +138,6 @@ def codec_name(codec: Codec) -> str:
 
 
 _IDEAS = {  # beginning of a field's name -> the idea that it belongs to
-    "recipe.supervise": "loss",
     "recipe.augment": "augmentation",
     "recipe.late": "augmentation",
     "recipe.optimizer": "optimiser and rate",
@@ -363,3 +363,15 @@ def verdict_table(found: Sequence[Verdict]) -> str:
         for v in found
     ]
     return _table(head, lines)
+
+# %% ../nbs/parts/975_results_lessons.ipynb #904a848b
+def worst_table(lines: Sequence[Result], count: int = 3) -> str:
+    """The pictures with the largest errors of each row measured on the real set, or nothing."""
+    rows = [
+        [_model(line.row), item["image"], str(item["id"]), f"{item['error']:.1f} %"]
+        for line in lines
+        if line.record and not line.record.synthetic
+        for item in line.record.worst[:count]
+    ]
+    head = ["row", "picture", "id", "mean error, in % of the box's longer side"]
+    return _table(head, rows) if rows else ""
