@@ -34,14 +34,14 @@ LAYERS = [
     ["sources"],
     ["doctor"],
     ["inference"],
-    ["evaluation", "table_lines", "prediction", "tracking"],
+    ["evaluation", "table_lines", "gathering", "detector", "prediction", "tracking", "video"],
     ["run_state", "learner", "progress", "runs", "training", "launching", "reproduction", "own"],
     ["measuring"],
-    ["demo_page", "demo", "pictures", "data_verbs", "run_verbs", "cli"],
+    ["demo_page", "demo", "pictures", "data_verbs", "run_verbs", "predict_verbs", "cli"],
 ]
-LEAVES = ["viz", "page", "synth", "lessons", "results_lessons", "metric_lessons", "course_lessons", "checks", "labs", "widgets"]
+LEAVES = ["viz", "page", "synth", "lessons", "results_lessons", "metric_lessons", "course_lessons", "checks", "canvas", "labs", "widgets"]
 MAY_USE_LEAVES = ["sources", "doctor", "progress", "demo_page", "demo", "pictures"]
-MAY_USE_LEAVES += ["run_verbs", "cli", *LEAVES]
+MAY_USE_LEAVES += ["run_verbs", "predict_verbs", "cli", *LEAVES]
 
 MAY_DRAW = ["pose_nb.data.poses"]  # poses draw themselves
 

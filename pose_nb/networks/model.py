@@ -19,6 +19,7 @@ class PoseModel(nn.Module):
     """
 
     source = ""  # the file of its weights, where it has some
+    made: int | None = None  # changes of its parameters when it was made at random
 
     def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
         super().__init__()
