@@ -31,11 +31,10 @@ from .files import InputError, existing_file, read_json, shown
 from .skeletons import ALL, estimate_sigmas
 from .skeleton import DEFAULT_SIGMA
 from .tables.definitions import row_of_weights
-from .tables.facts import list_models
 from .tables.own import Split, load_split
 from .tables.recipes import FlatCosine, Recipe
 from .tables.rows import OWN, Row
-from .tables.zoo import get_row
+from .tables.zoo import ROW_IDS, get_row
 from .training import train
 from .weights.loading import weights_file
 from .weights.starts import go_on, last_layers
@@ -379,10 +378,10 @@ def row_and_inputs(words: Sequence[str], weights: str | None) -> tuple[Row, list
     InputError: neither says which row, or there is no picture.
     """
     row: Row | None = None
-    if words and words[0] in list_models():
+    if words and words[0] in ROW_IDS:
         row, words = get_row(words[0]), words[1:]
-    elif weights is not None and Path(weights).suffix == ".safetensors":
-        row = row_of_weights(existing_file(weights, "a file of weights"))
+    elif weights is not None and re.match(r"hf:/|.*\.safetensors$", str(weights)):
+        row = row_of_weights(weights_file(weights))
     elif words and not Path(words[0]).exists():
         get_row(words[0])  # tells the nearest ids
     if row is None:

@@ -24,6 +24,7 @@ from .networks import Network
 from .own import Split, own_benchmark
 from .recipes import Recipe
 from ..files import InputError
+from ..weights.authors import expert_of
 from ..weights.finding import NotFound, find_weights
 from ..weights.loading import LoadReport, load_weights, weights_file
 from ..weights.names import modern_names
@@ -89,13 +90,17 @@ class Row:
 
 # %% ../../nbs/parts/737_tables.rows.ipynb #c41f1f6d
 def _create(row: Row, weights: str | Path | None) -> PoseModel:
-    """The network of a row; weights: None for random ones, a file, or "published"."""
+    """The network of a row; weights: None or "random", or as for `weights_file`."""
     network = row.network()
     model = network.build(len(row.skeleton), row.codec)
     model.row = row  # type: ignore[assignment]
-    if weights is not None:
-        file = weights_file(weights, row.checkpoints)
-        load_weights(model, file, network.names)
+    if weights is None:
+        model.made = sum(p._version for p in model.parameters())
+    elif weights == "random":
+        model.source = "random"
+    else:
+        file = weights_file(weights, row.checkpoints, row.id)
+        load_weights(model, file, network.names, expert=expert_of(row.benchmark.data.name))
         model.source = str(file)
     return model
 

@@ -7,9 +7,9 @@ __all__ = ['BODY', 'SQUARE', 'LARGE', 'MSRA_BODY', 'DARK_BODY', 'UDP_BODY', 'MSR
            'MSRA_368', 'MSRA_CPM', 'MSRA_ALEX', 'MEGVII', 'ADAM_512', 'ADAM_256', 'ADAM_256_OF_512', 'LITE_512',
            'MPII_512', 'MPII_256', 'MPII_128', 'MPII_NARROW', 'JHMDB_R50', 'JHMDB_CPM', 'POSETRACK', 'POSETRACK_DET',
            'UNITS_1', 'UNITS_3', 'UNITS_4', 'FACE_512', 'FACE_AWING', 'COFW_60', 'FACE_256', 'HRFORMER', 'SWIN_L',
-           'VITPOSE_S', 'VITPOSE_B', 'VITPOSE_H', 'CSPNEXT_2048', 'CSPNEXT_TINY', 'CSPNEXT_512', 'CSPNEXT_MPII',
-           'COCO_ROWS', 'MPII_ROWS', 'MORE_BODY_ROWS', 'FACE_ROWS', 'ROWS', 'vit_layer', 'with_facts', 'get_row',
-           'create_model']
+           'VITPOSE_S', 'VITPOSE_B', 'VITPOSE_L', 'VITPOSE_H', 'CSPNEXT_2048', 'CSPNEXT_TINY', 'CSPNEXT_512',
+           'CSPNEXT_MPII', 'COCO_ROWS', 'MPII_ROWS', 'MORE_BODY_ROWS', 'FACE_ROWS', 'ROWS', 'UDP_SMALL', 'MORE_ROWS',
+           'ROW_IDS', 'vit_layer', 'with_facts', 'get_row', 'create_model']
 
 # %% ../../nbs/parts/740_tables.zoo.ipynb #8a333132
 import difflib
@@ -26,7 +26,9 @@ from ..losses import StagedLoss, adaptive_wing
 from ..networks.model import PoseModel
 from . import networks as nets
 from .facts import FACTS, Facts, list_models
+from .pyramid import demo_network
 from .rows import Row
+from .vitposes import vitpose_base_simple, vitpose_large
 
 # %% ../../nbs/parts/740_tables.zoo.ipynb #7e957266
 from pose_nb.tables.benchmarks import (
@@ -42,6 +44,7 @@ from pose_nb.tables.benchmarks import (
     MPII,
     POSETRACK18,
     WFLW,
+    Benchmark,
 )
 from .benchmarks import COCO_WHOLEBODY_FACE as WHOLEBODY, MPII_AS_WRITTEN as MPII1
 from pose_nb.tables.recipes import (
@@ -108,12 +111,13 @@ _SWIN = AdamW(0.01, keep=("absolute_pos_embed", "relative_position_bias_table", 
 SWIN_L = Recipe(batch=256, optimizer=_SWIN)
 
 _VIT = AdamW(0.1, keep=("pos_embed",), flat=True)
-_VIT_S, _VIT_B, _VIT_H = (
+_VIT_S, _VIT_B, _VIT_L, _VIT_H = (
     replace(_VIT, layer_decay=LayerDecay(decay, layers, vit_layer))
-    for decay, layers in ((0.8, 12), (0.75, 12), (0.85, 32))
+    for decay, layers in ((0.8, 12), (0.75, 12), (0.8, 24), (0.85, 32))
 )
 VITPOSE_S = Recipe(clip=1.0, optimizer=_VIT_S, eval_boxes="det")
 VITPOSE_B = replace(VITPOSE_S, optimizer=_VIT_B)
+VITPOSE_L = replace(VITPOSE_S, optimizer=_VIT_L)
 VITPOSE_H = replace(VITPOSE_S, optimizer=_VIT_H)
 
 # %% ../../nbs/parts/740_tables.zoo.ipynb #29e75f39
@@ -258,12 +262,39 @@ def with_facts(row: Row, facts: Facts) -> Row:
 _ALL = (*COCO_ROWS, *MPII_ROWS, *MORE_BODY_ROWS, *FACE_ROWS)
 ROWS = tuple(with_facts(row, FACTS.get(row.id, Facts())) for row in _ALL)
 
+# %% ../../nbs/parts/740_tables.zoo.ipynb #4ad1cf3b
+_NO_TABLE = "Not a row of the tables: a network whose authors' weights are public."
+UDP_SMALL = UDP((96, 128), (24, 32), sigma=1.5)
+_DEMO = "Not a row of the tables: a small variation that learns in minutes."
+
+
+def _vitposes(data: Benchmark) -> list[Row]:
+    sizes = {"s": (nets.vitpose_small, VITPOSE_S), "b": (nets.vitpose_base, VITPOSE_B)}
+    sizes |= {"l": (vitpose_large, VITPOSE_L), "h": (nets.vitpose_huge, VITPOSE_H)}
+    name = data.data.name
+    return [
+        Row(f"{name}/vitpose-{size}", data, network, UDP_BODY, recipe, note=_NO_TABLE)
+        for size, (network, recipe) in sizes.items()
+    ]
+
+
+# fmt: off
+MORE_ROWS = (
+    *_vitposes(COCO)[1:3],
+    Row("coco/vitpose-b-simple", COCO, vitpose_base_simple, UDP_BODY, VITPOSE_B, note=_NO_TABLE),
+    Row("coco/resnet-152", COCO, nets.resnet152, MSRA_BODY, ADAM_512, note=_NO_TABLE),
+    *_vitposes(MPII),
+    *_vitposes(AIC),
+    Row("demo/shufflenet-v2", COCO, demo_network, UDP_SMALL, ADAM_512, note=_DEMO),
+)
+
 # %% ../../nbs/parts/740_tables.zoo.ipynb #308bf66e
-_BY_ID = {row.id: row for row in ROWS}
+_BY_ID = {row.id: row for row in (*ROWS, *MORE_ROWS)}
+ROW_IDS = (*list_models(), *(row.id for row in MORE_ROWS))
 
 
 def get_row(row: str | Row) -> Row:
-    """The Row with this id; a Row is passed through.
+    """The Row with this id, of the tables or of `MORE_ROWS`; a Row is passed through.
 
     InputError with the nearest ids for an unknown one.
     """
@@ -271,15 +302,16 @@ def get_row(row: str | Row) -> Row:
         return row
     if row in _BY_ID:
         return _BY_ID[row]
-    near = difflib.get_close_matches(str(row), list_models(), 3, 0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else "see list_models()"
+    near = difflib.get_close_matches(str(row), ROW_IDS, 3, 0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else "see list_models() and ROW_IDS"
     raise InputError(f"no row {shown(row)}; {hint}")
 
 
 def create_model(row: str | Row, weights: str | Path | None = None) -> PoseModel:
     """The network of a row, on the CPU, in training mode; `model.row` is the row.
 
-    weights: None for random ones; a .pth (as published) or .safetensors file; "published" to find
-    the row's file in the cache or on a mirror. InputError: unknown row, or unusable file.
+    weights: None for random ones; a .pth (as published, by MMPose or by the authors) or
+    .safetensors file; "published" to find the row's file in the cache or on a mirror; "hub" for its
+    first public copy; hf://user/repo. InputError: unknown row, or unusable file.
     """
     return get_row(row).create(weights)

@@ -18,27 +18,30 @@ import torch
 from torch import nn
 
 from ..files import InputError, atomic_path, shown, write_json
+from .authors import Reading, published_tensors
 from .finding import find_weights
 from .hashes import hash_prefix, sha256
-from .names import Rules, modern_names, published_names
+from .hub import from_hub, hub_file
+from .names import Rules, published_names
 from .checkpoints import read_checkpoint
 from .tensors import read_safetensors, write_safetensors
 
 # %% ../../nbs/parts/640_weights.loading.ipynb #68199ac8
 def load_published(path: str | Path) -> dict[str, torch.Tensor]:
-    """Tensors of a published checkpoint (MMPose 0.x or 1.x) under MMPose 1.x names.
+    """Tensors of a published checkpoint, of MMPose or a network's authors, under MMPose 1.x names.
 
     Nothing in the file can run. Averaged (EMA) weights, where a model was trained with them, are
     what the file's state dict has. InputError: not a sound checkpoint.
     """
-    return _read_published(Path(path))[0]
+    return _read_published(Path(path))[0].tensors
 
 
-def _read_published(path: Path) -> tuple[dict[str, torch.Tensor], dict, dict, dict]:
-    """(tensors, {old name: new name}, {dropped name: reason}, what else the file holds)."""
-    tensors, rest = read_checkpoint(path)
+def _read_published(path: Path, expert: int = 0) -> tuple[Reading, dict]:
+    """The tensors under MMPose's names, and what else the file holds; expert: of ViTPose+."""
+    reader = read_safetensors if path.suffix == ".safetensors" else read_checkpoint
+    tensors, rest = reader(path)
     try:
-        return *modern_names(tensors), rest
+        return published_tensors(tensors, expert), rest
     except InputError as error:
         raise InputError(f"{shown(path, 300)}: {error}") from None
 
@@ -229,34 +232,48 @@ def export_mmpose(
 
 # %% ../../nbs/parts/640_weights.loading.ipynb #67493029
 def load_weights(
-    model: nn.Module, path: str | Path, names: Rules = (), leave: tuple[str, ...] = ()
+    model: nn.Module,
+    path: str | Path,
+    names: Rules = (),
+    leave: tuple[str, ...] = (),
+    expert: int = 0,
 ) -> LoadReport:
     """Load a .safetensors or .pth file into a model and tell what happened.
 
     names: rules to the published names, for a published file; a file with our own names is
-    recognised. leave: as for `convert`. InputError: no sound file, or something does not fit.
+    recognised, as are the authors'. leave: as for `convert`. expert: of ViTPose+, as for
+    `published_tensors`. InputError: no sound file, or something does not fit.
     """
     path = Path(path)
     report = LoadReport(path.name)
-    if path.suffix == ".safetensors":
-        tensors, metadata = read_safetensors(path)
-        published = metadata.get("names") == "published"
+    reading, rest = _read_published(path, expert)
+    report.dropped = reading.dropped
+    if path.suffix == ".safetensors" and reading.writer == "MMPose":
+        published = rest.get("names") == "published"
     else:
-        tensors, _, report.dropped, _ = _read_published(path)
-        published = set(tensors) != set(model.state_dict())
+        published = set(reading.tensors) != set(model.state_dict())
     try:
-        weights = convert(tensors, model, names if published else (), leave, report)
+        weights = convert(reading.tensors, model, names if published else (), leave, report)
     except InputError as error:
         raise InputError(f"{shown(path, 300)}: {error}") from None
     model.load_state_dict(weights)
+    if reading.writer != "MMPose":  # in one step, from the names in the file
+        report.renamed = {old: report.renamed.get(new, new) for old, new in reading.renamed.items()}
     return report
 
 # %% ../../nbs/parts/640_weights.loading.ipynb #92927974
-def weights_file(source: str | Path, checkpoints: Sequence[str] = ()) -> Path:
+def weights_file(source: str | Path, checkpoints: Sequence[str] = (), row_id: str = "") -> Path:
     """The path of the file that a user means by `source`; published files are found or fetched.
 
-    source: a path, the name of a published file, or "published" for the first of `checkpoints`.
+    source: a path, the name of a published file, "published" for the first of `checkpoints`, "hub"
+    for the first public copy of the row `row_id` that can be had, or an address hf://user/repo.
     """
+    if str(source) == "hub":
+        if not row_id:
+            raise InputError('weights="hub" needs a row; give an address instead, hf://user/repo')
+        return from_hub(row_id, checkpoints)[0]
+    if str(source).startswith("hf:/"):
+        return hub_file(re.sub("^hf:/+", "hf://", str(source)))  # Path takes a slash away
     if str(source) == "published":
         if not checkpoints:
             raise InputError(
@@ -271,7 +288,8 @@ def weights_file(source: str | Path, checkpoints: Sequence[str] = ()) -> Path:
         return find_weights(path.name)
     raise InputError(
         f"weights {shown(source)}: there is no such file; "
-        'give a .safetensors or .pth file, or the word "published"'
+        "give a .safetensors or .pth file, an address hf://user/repo, or one of the words "
+        '"published" and "hub"'
     )
 
 # %% ../../nbs/parts/640_weights.loading.ipynb #f712c4bd
@@ -284,15 +302,16 @@ def convert_file(
     """
     path = Path(path)
     out = path.with_suffix(".safetensors") if out is None else Path(out)
-    tensors, renamed, dropped, rest = _read_published(path)
+    reading, rest = _read_published(path)
+    tensors = reading.tensors
     card = _file_facts(path) | {
         "rows": list(rows),
         "tensors": len(tensors),
         "numbers": sum(tensor.numel() for tensor in tensors.values()),
         "meta": _plain_meta(rest.get("meta")),
         "ignored": sorted(key for key in rest if type(key) is str and key != "meta"),
-        "renamed": renamed,
-        "dropped": dropped,
+        "renamed": reading.renamed,
+        "dropped": reading.dropped,
         "written": out.name,
     }
     origin = {"names": "published", "source": path.name, "source_sha256": card["sha256"]}
