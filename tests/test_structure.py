@@ -39,7 +39,7 @@ LAYERS = [
     ["measuring"],
     ["demo_page", "demo", "pictures", "data_verbs", "run_verbs", "predict_verbs", "cli"],
 ]
-LEAVES = ["viz", "page", "synth", "lessons", "results_lessons", "metric_lessons", "course_lessons", "checks", "canvas", "labs", "widgets"]
+LEAVES = ["viz", "page", "synth", "lessons", "results_lessons", "metric_lessons", "course_lessons", "course_mistakes", "checks", "canvas", "labs", "widgets"]
 MAY_USE_LEAVES = ["sources", "doctor", "progress", "demo_page", "demo", "pictures"]
 MAY_USE_LEAVES += ["run_verbs", "predict_verbs", "cli", *LEAVES]
 

@@ -1,0 +1,113 @@
+// A picture with points that can be dragged, or moved with the arrow keys. Everything that is
+// computed comes from Python: a moved point is sent there, and a new picture and text come back.
+function render({ model, el }) {
+  const canvas = document.createElement("canvas");
+  const text = document.createElement("div");
+  el.classList.add("pn-lab");
+  canvas.tabIndex = 0;
+  canvas.setAttribute("role", "img");
+  text.className = "pn-text";
+  text.setAttribute("role", "status");
+  el.append(canvas, text);
+  let image = null, active = 0, held = false, sent = 0, busy = false, again = false;
+
+  const points = () => model.get("points");
+  function draw() {
+    const [w, h] = model.get("size");
+    if (canvas.width !== w || canvas.height !== h) [canvas.width, canvas.height] = [w, h];
+    const pen = canvas.getContext("2d");
+    pen.clearRect(0, 0, w, h);
+    if (image) pen.drawImage(image, 0, 0, w, h);
+    points().forEach(([x, y], i) => {
+      pen.beginPath();
+      pen.arc(x, y, i === active ? 9 : 7, 0, 7);
+      pen.lineWidth = 5;
+      pen.strokeStyle = "#000000";
+      pen.stroke();
+      pen.lineWidth = 3;
+      pen.strokeStyle = i === active ? "#E69F00" : "#FFFFFF";
+      pen.stroke();
+    });
+    const name = model.get("names")[active];
+    if (name && points().length > 1) {
+      const [x, y] = points()[active];
+      pen.font = "14px sans-serif";
+      const wide = pen.measureText(name).width;
+      const left = Math.min(Math.max(2, x + 12), w - wide - 6);
+      pen.fillStyle = "#FFFFFFE0";
+      pen.fillRect(left - 3, Math.max(2, y - 26), wide + 6, 19);
+      pen.fillStyle = "#000000";
+      pen.fillText(name, left, Math.max(16, y - 12));
+    }
+  }
+  async function load() {
+    const bytes = model.get("picture");
+    image = await createImageBitmap(new Blob([bytes], { type: "image/png" }));
+    draw();
+    if (sent) canvas.dataset.ms = (performance.now() - sent).toFixed(1);
+    sent = 0;
+    busy = false;
+    if (again) send();
+  }
+  function say() {
+    text.textContent = model.get("text");
+    const keys = points().length > 1 ? "Arrow keys move, N and P choose a point. " : "";
+    const one = points().length === 1 ? "Arrow keys move the point. " : "";
+    canvas.setAttribute("aria-label", model.get("label") + ". " + keys + one + model.get("text"));
+  }
+  function send() {  // one answer at a time: what is moved meanwhile is sent together
+    again = busy;
+    if (busy) return;
+    busy = true;
+    sent = performance.now();
+    model.save_changes();
+    setTimeout(() => { busy = false; if (again) send(); }, 500);
+  }
+  function move(i, x, y) {
+    const [w, h] = model.get("size");
+    const old = points()[i];
+    const place = [Math.min(Math.max(x, 0), w - 1), Math.min(Math.max(y, 0), h - 1)];
+    if (model.get("flat")) place[1] = old[1];
+    model.set("points", points().map((p, k) => (k === i ? place : p)));
+    draw();
+    send();
+  }
+  function at(event) {
+    const box = canvas.getBoundingClientRect();
+    const [w, h] = model.get("size");
+    return [((event.clientX - box.left) * w) / box.width, ((event.clientY - box.top) * h) / box.height];
+  }
+  canvas.addEventListener("pointerdown", (event) => {
+    if (!points().length) return;
+    const [x, y] = at(event);
+    const far = points().map((p) => Math.hypot(p[0] - x, p[1] - y));
+    active = far.indexOf(Math.min(...far));
+    held = true;
+    canvas.setPointerCapture(event.pointerId);
+    canvas.focus({ preventScroll: true });
+    move(active, x, y);
+    event.preventDefault();
+  });
+  canvas.addEventListener("pointermove", (event) => { if (held) move(active, ...at(event)); });
+  canvas.addEventListener("pointerup", () => { held = false; });
+  canvas.addEventListener("keydown", (event) => {
+    const step = event.shiftKey ? 8 : 1, count = points().length;
+    const ways = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+    const turn = { n: 1, N: 1, p: -1, P: -1 }[event.key];
+    if (!count || !(event.key in ways || turn)) return;
+    event.preventDefault();
+    event.stopPropagation();
+    if (turn) {
+      active = (active + turn + count) % count;
+      return draw();
+    }
+    const [x, y] = points()[active], [dx, dy] = ways[event.key];
+    move(active, x + dx * step, y + dy * step);
+  });
+  model.on("change:picture", load);
+  model.on("change:points change:size", draw);
+  model.on("change:text", say);
+  load();
+  say();
+}
+export default { render };
