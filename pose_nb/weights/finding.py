@@ -70,7 +70,8 @@ def _not_found(name: str, tried: list[str]) -> NotFound:
     places = "".join(f"- {place}\n" for place in tried)
     return NotFound(
         f"{name} was not found. Tried:\n{places}If you have the file, put it into the cache "
-        "(pose-nb weights import FOLDER); if a server has it, set POSE_NB_MIRROR to its address."
+        "(pose-nb weights import FOLDER); if a server has it, set POSE_NB_MIRROR to its address; "
+        "--weights hub takes a public copy where there is one (pose-nb weights list)."
     )
 
 # %% ../../nbs/parts/620_weights.finding.ipynb #4760a7be
