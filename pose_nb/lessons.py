@@ -6,7 +6,7 @@
 __all__ = ['print_stages', 'cost_table', 'stage_table', 'published_figures', 'show_names', 'initial_facts', 'start_rule',
            'rule_deviation', 'StartLine', 'start_lines', 'start_table', 'seen_by', 'extent', 'opened', 'show_seen',
            'channels_seen', 'People', 'synthetic_people', 'three_people', 'learn_by_heart', 'distances', 'show_people',
-           'seconds']
+           'show_differences', 'seconds']
 
 # %% ../nbs/parts/970_lessons.ipynb #a58088ad
 import math
@@ -35,6 +35,8 @@ from .weights.names import Rules, published_names
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from pose_nb.tables.experiments import Difference
 
 # %% ../nbs/parts/970_lessons.ipynb #8e19bf24
 def print_stages(rows: Sequence[Stage]) -> None:
@@ -367,6 +369,26 @@ def show_people(people: People, found: torch.Tensor, losses: Sequence[float]) ->
         axis.set(xticks=[], yticks=[])
     axes[1].set_title("rings: truth", fontsize=10)
     axes[2].set_title("dots: found", fontsize=10)
+    return figure
+
+# %% ../nbs/parts/970_lessons.ipynb #884d00c5
+def show_differences(found: Sequence["Difference"], title: str = "") -> "Figure":
+    """A figure of paired differences, one line a variant; all of one measure."""
+    import matplotlib.pyplot as plt
+
+    size = (6, 0.9 + 0.4 * len(found))
+    figure, axes = plt.subplots(figsize=size, layout="constrained")
+    shade = {"better": COLORS["UDP"], "worse": COLORS["loss"]}
+    reach = 1.5 * max(abs(value) for one in found for value in one.values) + 1e-9
+    for y, one in enumerate(found):
+        color = shade.get(one.verdict, "0.5")
+        low, high = np.clip(one.interval, -reach, reach)
+        axes.plot([low, high], [y, y], color=color, lw=5, alpha=0.35, solid_capstyle="butt")
+        axes.scatter(one.values, [y] * len(one.values), s=18, color=color, zorder=3)
+    axes.axvline(0, color="0.3", lw=1)
+    axes.set_yticks(range(len(found)), [one.what for one in found], fontsize=9)
+    axes.set(xlabel=f"difference in {found[0].measure} (SYNTHETIC)", ylim=(len(found) - 0.5, -0.5))
+    axes.set_title(title, fontsize=10, loc="left")
     return figure
 
 # %% ../nbs/parts/970_lessons.ipynb #48e5b4cb
