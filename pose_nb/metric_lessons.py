@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'drawn', 'origin', 'labels', 'perfect', 'figures_of', 'moved', 'mirrored', 'lost', 'compare', 'punished',
-           'show_punished', 'in_keypoints_of', 'learnt_answers', 'kinds_of_errors', 'show_kinds', 'errors_of',
-           'extremes', 'of_images', 'spread', 'number_card', 'shown_flags', 'gallery']
+           'show_punished', 'in_keypoints_of', 'learnt_answers', 'average_answers', 'kinds_of_errors', 'show_kinds',
+           'errors_of', 'extremes', 'of_images', 'spread', 'clearest', 'number_card', 'shown_flags', 'gallery']
 
 # %% ../nbs/parts/977_metric_lessons.ipynb #d2c472ef
 import tempfile
@@ -35,11 +35,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% ../nbs/parts/977_metric_lessons.ipynb #5f8de86f
-def drawn(form: str, count: int = 8, seed: int = 7) -> Path:
-    """A new folder with `count` synthetic test pictures in the form of a set."""
+def drawn(form: str, count: int = 8, seed: int = 7, train: int | None = None) -> Path:
+    """A new folder with `count` synthetic test pictures in the form of a set.
+
+    train: training pictures, by default as few as there must be.
+    """
     folder = Path(tempfile.mkdtemp(prefix="synthetic_")) / form
-    train = 4 if form in ("jhmdb", "posetrack18") else 1
-    return make_form(folder, form, train, count, seed, workers=0, progress=False)
+    least = 4 if form in ("jhmdb", "posetrack18") else 1
+    return make_form(folder, form, train or least, count, seed, workers=0, progress=False)
 
 
 def origin(records: Records) -> int:
@@ -181,6 +184,16 @@ def learnt_answers(people: HeldOut, weights: str | Path, flip: bool = True) -> P
     back = np.argsort(np.concatenate(where))
     return in_keypoints_of(records.skeleton, found).subset(back)
 
+# %% ../nbs/parts/977_metric_lessons.ipynb #60dfe6ae
+def average_answers(train: Records, people: HeldOut) -> Poses:
+    """The training labels' mean place in their boxes, laid into each box of the people."""
+    places = (labels(train) - train.centers[:, None]) / train.scales[:, None]
+    known = train.visible[..., None] > 0
+    mean = np.where(known, places, 0).sum(0) / known.sum(0).clip(1)
+    records = people.records
+    points = records.centers[:, None] + mean * records.scales[:, None]
+    return replace(perfect(people), keypoints=points.astype(np.float32))
+
 # %% ../nbs/parts/977_metric_lessons.ipynb #bb7e77f3
 KINDS = ("good", "jitter", "inversion", "swap", "miss")
 
@@ -289,6 +302,13 @@ def spread(
     return float(np.std(values, ddof=1))
 
 # %% ../nbs/parts/977_metric_lessons.ipynb #dfd33894
+def clearest(people: HeldOut) -> int:
+    """Who has the most visible keypoints, the larger one among equals."""
+    seen = (shown_flags(people) == 2).sum(1)
+    size = (people.records.boxes[:, 2:] - people.records.boxes[:, :2]).prod(1)
+    return int(np.lexsort((size, seen))[-1])
+
+# %% ../nbs/parts/977_metric_lessons.ipynb #61bb7226
 def number_card(
     records: Records, index: int, every: int = 1, more: Mapping[str, np.ndarray] | None = None
 ) -> "Figure":
@@ -298,9 +318,10 @@ def number_card(
     """
     import matplotlib.pyplot as plt
 
-    box = records.boxes[index]
-    center, extent = (box[:2] + box[2:]) / 2, 1.15 * float((box[2:] - box[:2]).max())
-    image = read_image(records.image_files[index])
+    box, image = records.boxes[index], read_image(records.image_files[index])
+    extent = 1.15 * float((box[2:] - box[:2]).max())
+    half = np.minimum((extent - 1) / 2, (np.array(image.shape[1::-1]) - 1) / 2)
+    center = np.clip((box[:2] + box[2:]) / 2, half, np.array(image.shape[1::-1]) - 1 - half)
     for name, corners in (more or {}).items():
         image = draw_boxes(image, np.asarray(corners)[None], labels=[name])
     part, points = close_up(image, labels(records)[index], center, extent, 420)
@@ -315,13 +336,13 @@ def number_card(
     _write_names(right, records.skeleton.keypoints)
     return figure
 
-# %% ../nbs/parts/977_metric_lessons.ipynb #61bb7226
+# %% ../nbs/parts/977_metric_lessons.ipynb #6b7cd030
 def _write_names(axis: Any, names: Sequence[str]) -> None:
     axis.axis("off")
     if len(names) <= 32:
         lines = [f"{k} {name}" for k, name in enumerate(names)]
-        for column, start in enumerate(range(0, len(lines), 16)):
-            text = "\n".join(lines[start : start + 16])
+        for column, start in enumerate(range(0, len(lines), 18)):
+            text = "\n".join(lines[start : start + 18])
             axis.text(0.55 * column, 1, text, fontsize=9, va="top", transform=axis.transAxes)
 
 # %% ../nbs/parts/977_metric_lessons.ipynb #e8377079

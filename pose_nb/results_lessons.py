@@ -34,12 +34,12 @@ MEASURED = {  # table -> the metric, and the size of a person or face that it di
     "crowdpose": (f"{_OKS[0]}, also by crowd index", _BOX),
     "aic": (f"{_OKS[0]} (COCO's evaluation, not the challenge's own)", _BOX),
     "mpii": (
-        "PCKh: share of joints nearer than 0.5 (0.1) of",
+        "PCKh: share of joints within 0.5 (0.1) of the size",
         "0.6 × the diagonal of the head box",
     ),
-    "jhmdb": ("PCK and tPCK: share of joints nearer than 0.2 of", "the longer box side; the torso"),
+    "jhmdb": ("PCK and tPCK: share of joints within 0.2 of the size", "longer box side; torso"),
     "posetrack18": (
-        "mean AP of 15 joints, each right within 0.5 of",
+        "AP by joint (right within 0.5 of the size), mean of 15",
         "0.6 × the head box's diagonal",
     ),
     "humanart-det": _OKS,
@@ -87,7 +87,8 @@ def protocol(lines: Sequence[Result]) -> str:
         "input (w×h)": _counted(["×".join(map(str, r.codec.input_size)) for r in rows]),
         "flip test": _counted([_flip(r) for r in rows]),
         "duplicates": _counted([_nms(r) for r in rows]),
-        "metric": f"{metric}; divided by {size_of}",
+        "metric": metric,
+        "size of a person" if bench.what == "person" else "size of a face": size_of,
         "training": _counted([f"{r.epochs} epochs, {r.batch} images an update" for r in recipes]),
         "published": "MMPose's result pages; no seeds, no spread, one run a row",
         "measured here": f"{_counted([line.status for line in lines])}; "
@@ -150,7 +151,7 @@ _IDEAS = {  # beginning of a field's name -> the idea that it belongs to
     "recipe.sync_bn": "batch norm over devices",
     "flip": "flip test",
     "nms": "duplicates",
-    "benchmark": "labels read",
+    "benchmark": "set or its reading",
 }
 
 # %% ../nbs/parts/975_results_lessons.ipynb #dbe31ff2
