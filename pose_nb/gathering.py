@@ -96,7 +96,7 @@ def fetch(address: str, path: str | Path, limits: Limits = _LIMITS) -> Path:
     try:
         return download(address, path, limits, progress=False)
     except InputError as error:
-        raise ImageError(str(error)) from None
+        raise ImageError(str(error).split("; what is there")[0]) from None
 
 
 def read_input(source: Any, where: str = "the image") -> np.ndarray:

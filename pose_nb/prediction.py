@@ -107,8 +107,11 @@ def _boxes_of(
         found: Sequence = [[[0, 0, p.shape[1], p.shape[0]]] for p in pictures]
     elif callable(boxes):
         found = boxes(pictures)
-        if len(found) != len(pictures):
-            raise InputError(f"the detector gave {len(found)} answers to {len(pictures)} pictures")
+        if not hasattr(found, "__len__") or len(found) != len(pictures):
+            raise InputError(
+                f"the detector answered {shown(found)} to {len(pictures)} pictures; a list with "
+                "boxes (N, 4) or (N, 5) for each is needed"
+            )
     else:
         found = [boxes[number] for number in numbers]
     return [_with_score(b, name) for b, name in zip(found, names)]

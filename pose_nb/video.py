@@ -165,7 +165,7 @@ def track_video(
     threshold: float = 0.3,
     ending: str = ".mp4",
     limit: int | None = None,
-    progress: bool = True,
+    progress: bool | None = None,
     stop: Callable[[], bool] = lambda: False,
     **how: Any,
 ) -> Tracked:
@@ -175,16 +175,13 @@ def track_video(
     that are drawn. ending: of the new video; "" for none. limit: so many frames only. stop: asked
     after each frame. how: as for `track`. Until the end, NAME.jsonl has a line for each frame.
     """
-    reader, began = Frames(source), time.perf_counter()
-    text = str(source)
-    place, seen, frames = (
-        Path(out) / (f"camera{text}" if text.isdigit() else Path(text).stem),
-        set(),
-        0,
-    )
+    reader, began, text = Frames(source), time.perf_counter(), str(source)
+    place = Path(out) / (f"camera{text}" if text.isdigit() else Path(text).stem)
+    seen, frames, stopped = set[int](), 0, False
     answers = track(model, reader, boxes, **how)
     total = min(limit or math.inf, reader.count or math.inf)
-    bar = tqdm(islice(answers, limit), total=total, unit=" frames", disable=not progress)
+    hidden = None if progress is None else not progress  # None: unless in a terminal
+    bar = tqdm(islice(answers, limit), total=total, unit=" frames", disable=hidden)
     drawing = video_writer(f"{place}{ending}", reader.fps, reader.size) if ending else nullcontext()
     with drawing as write, closing(answers), LineFile(f"{place}.jsonl") as lines:
         for number, (_, poses) in enumerate(bar):
@@ -194,11 +191,11 @@ def track_video(
                 write(poses.draw(threshold=threshold))
             seen |= set(poses.track_ids.tolist())
             frames = number + 1
-            if stop():
+            if stopped := stop():
                 break
     head = {**(facts or {}), "fps": reader.fps, "size": reader.size, "columns": ["x", "y", "score"]}
     head["keypoints"] = list(row_of(model, how.get("row")).skeleton.keypoints)
     lines.finish(f"{place}.json", head, "frames")
     files = [Path(f"{place}{e}") for e in (ending, ".json") if e]
-    stopped = frames < min(total, frames + 1) and stop()
+    stopped = stopped and frames < total
     return Tracked(frames, len(seen), time.perf_counter() - began, stopped, tuple(files))

@@ -317,9 +317,10 @@ def test_images_that_are_none(refused, people):
     Path("empty").mkdir()
     assert "no images in this folder" in refused("predict", ROW, "empty")
     Path("cut.jpg").write_bytes(next(people.glob("val2017/*.jpg")).read_bytes()[:1500])
-    assert "cut.jpg" in refused("predict", ROW, "cut.jpg", "--device", "cpu")
+    how = ("--weights", "random", "--boxes", "whole", "--device", "cpu")
+    assert "cut.jpg" in refused("predict", ROW, "cut.jpg", *how)
     Path("text.png").write_text("no picture")
-    assert "text.png" in refused("predict", ROW, "text.png", "--device", "cpu")
+    assert "text.png" in refused("predict", ROW, "text.png", *how)
 
 
 # ---------------------------------------------------------------- weights
@@ -378,6 +379,10 @@ def test_predict_leaves_a_drawing_for_each_image(run):
         "coco/mobilenet-v2",
         "a",
         "b/x.png",
+        "--weights",
+        "random",
+        "--boxes",
+        "whole",
         "--threshold",
         -1,
         "--device",
@@ -386,12 +391,14 @@ def test_predict_leaves_a_drawing_for_each_image(run):
         "--out",
         "new/folder",
     )
-    assert status == 0 and "2 people in 2 images" in out and "random" in out, err
+    assert status == 0 and "2 people in 2 images" in out, err
     result = json.loads(Path("new/folder/keypoints.json").read_text())
     assert [e["drawing"] for e in result["images"]] == ["x.jpg", "x-2.jpg"] and result[
         "row"
     ] == "coco/mobilenet-v2"
-    assert sorted(os.listdir("new/folder")) == ["keypoints.json", "x-2.jpg", "x.jpg"]
+    assert result["weights"] == "random"
+    left = {name for name in os.listdir("new/folder") if not name.startswith(".")}
+    assert left == {"answers-0.jsonl", "keypoints.json", "run.json", "x-2.jpg", "x.jpg"}
     for entry, seed in zip(result["images"], (1, 2)):
         assert np.shape(entry["people"][0]["keypoints"]) == (17, 3) and entry["people"][0][
             "box"
@@ -419,6 +426,8 @@ def test_boxes_file_and_box_agree(run, people):
                 "coco/mobilenet-v2",
                 image,
                 *words,
+                "--weights",
+                "random",
                 "--out",
                 out,
                 "--device",
