@@ -39,7 +39,18 @@ setup(
     python_requires=f">={project['min_python']}",
     cmdclass={"build_py": BuildWithPages},
     packages=find_packages(include=["pose_nb", "pose_nb.*"]),
-    package_data={"pose_nb": ["py.typed", "tables/facts.csv", "weights/copies.csv", "answers.txt", "canvas.js", "canvas.css"]},
+    package_data={
+        "pose_nb": [
+            "py.typed",
+            "tables/facts.csv",
+            "weights/copies.csv",
+            "answers.txt",
+            "canvas.js",
+            "labs_page.html",
+            "labs_page.js",
+            "canvas.css",
+        ]
+    },
     install_requires=lines("requirements"),
     extras_require={
         extra: lines(f"{extra}_requirements") for extra in ("notebooks", "site", "dev", "cofw")

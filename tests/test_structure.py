@@ -61,6 +61,7 @@ LEAVES = [
     "canvas",
     "labs",
     "widgets",
+    "labs_site",
 ]
 MAY_USE_LEAVES = ["sources", "doctor", "progress", "demo_page", "demo", "pictures"]
 MAY_USE_LEAVES += ["run_verbs", "predict_verbs", "cli", *LEAVES]
