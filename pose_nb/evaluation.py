@@ -45,6 +45,7 @@ def predict_records(
     flip: bool = True,
     batch_size: int = 32,
     workers: int | None = None,
+    crops: str = "workers",
     precision: str = "no",
     device: str | torch.device | None = None,
     accelerator: Accelerator | None = None,
@@ -54,8 +55,9 @@ def predict_records(
 
     model: a network, or None for the oracle, which decodes the encoded truth. udp_crop: the grid of
     the crops, as in training; None: the codec's. flip: also look at the mirrored crop. workers:
-    None is as in `worker_count`. precision: as in `crops_to_keypoints`. accelerator: its processes
-    take every n-th batch each; all of them must call this, and all get all poses.
+    None is as in `worker_count`. crops: as in `PoseDataset`. precision: as in `crops_to_keypoints`.
+    accelerator: its processes take every n-th batch each; all of them must call this, and all get
+    all poses.
     """
     device = pick_device(device)
     part, parts = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
@@ -63,7 +65,7 @@ def predict_records(
     answers: list[Answer] = []
     if batches:
         grid = codec.udp if udp_crop is None else udp_crop
-        dataset = PoseDataset(records, codec.input_size, udp=grid)
+        dataset = PoseDataset(records, codec.input_size, udp=grid, crops=crops)
         loader = ordered_loader(dataset, batches, worker_count(workers, len(records), parts))
         ask = _answerer(
             model, codec, records.skeleton.flip_indices if flip else None, device, precision
@@ -221,6 +223,7 @@ def evaluate(
     flip: bool | None = None,
     batch_size: int = 32,
     workers: int | None = None,
+    crops: str = "workers",
     precision: str = "no",
     limit: int | None = None,
     out: str | Path | None = None,
@@ -234,8 +237,8 @@ def evaluate(
     truth is decoded. boxes: "gt", "det" (the set's detector file) or the path of one; None: the
     table's, and annotated ones for the oracle. flip: the flip test; default as published. limit:
     the first so many images only. out: a folder for results in the data set's own forms and
-    `figures.json`, the figures with all that is needed to check them. workers, precision,
-    accelerator: as for `predict_records`. InputError for wrong input.
+    `figures.json`, the figures with all that is needed to check them. workers, crops,
+    precision, accelerator: as for `predict_records`. InputError for wrong input.
     """
     row = row_of(model, row)
     _check_oracle(model, oracle, boxes)
@@ -247,11 +250,11 @@ def evaluate(
         print(people.records.summary())
     device = pick_device(device)
     how: dict[str, Any] = dict(batch_size=batch_size, workers=workers, precision=precision)
-    how |= dict(device=device, accelerator=accelerator, progress=progress)
+    how |= dict(device=device, accelerator=accelerator, progress=progress, crops=crops)
     outcome = test_on(people, None if oracle else model, row, flip, **how)
     if out is not None and main:
-        choices = dict(flip=row.flip if flip is None else flip, precision=precision)
-        facts = _facts(row, people, outcome, model, device) | choices
+        facts = _facts(row, people, outcome, model, device) | dict(precision=precision)
+        facts |= dict(flip=row.flip if flip is None else flip, crops=_told_crops(row, crops))
         row.benchmark.measure.write(outcome.results, people.records, outcome.poses, Path(out))
         write_json(Path(out) / "figures.json", facts)
     return outcome.figures
@@ -273,13 +276,18 @@ def _facts(
         "box file": _file_facts(people.box_file),
         "limit": people.limit,
         **_counts(records),
-        "crops": "OpenCV warpAffine, bilinear" + (", UDP grid" if row.udp_crop else ""),
         "keypoints": keypoint_errors(records, outcome.poses),
         "worst": worst_people(records, outcome.poses),
         "seconds": round(outcome.seconds, 2),
         "instances per second": round(len(records) / outcome.seconds, 1),
         "environment": environment(str(device)),
     }
+
+
+def _told_crops(row: Any, crops: str) -> str:
+    """How crops came about; the warps are equal to the last byte, decoders need not be."""
+    decoder = "torchvision on the device" if crops == "device" else "OpenCV"
+    return f"decoded by {decoder}, warpAffine, bilinear" + (", UDP grid" if row.udp_crop else "")
 
 
 def _file_facts(path: str | Path | None) -> dict[str, str] | None:

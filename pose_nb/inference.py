@@ -14,6 +14,7 @@ from torch import nn
 
 from .codecs.codec import Codec
 from .data.crop import normalise
+from .data.device_crops import Parcel, crops_on
 from .files import InputError, shown
 from .flip import flip_test, last_output
 from .geometry import to_image
@@ -76,7 +77,7 @@ def locate(
 @torch.inference_mode()
 def crops_to_keypoints(
     model: nn.Module,
-    crops: torch.Tensor,
+    crops: torch.Tensor | Parcel,
     center: torch.Tensor,
     scale: torch.Tensor,
     codec: Codec,
@@ -91,7 +92,7 @@ def crops_to_keypoints(
     network's arithmetic, "no" (float32), "bf16" or "fp16"; heatmaps are decoded in float32. The
     answers stay on the device.
     """
-    images = normalise(crops.to(device, non_blocking=True))
+    images = normalise(crops_on(crops, device))
     images = images.contiguous(memory_format=torch.channels_last)
     dtype = check_precision(precision)
     with torch.autocast(images.device.type, dtype or torch.bfloat16, enabled=dtype is not None):

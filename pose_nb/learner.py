@@ -21,6 +21,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from .data.crop import normalise
+from .data.device_crops import crops_on
 from .data.loader import EpochSampler
 from .files import InputError
 from .inference import check_precision, pick_device
@@ -72,7 +73,7 @@ class Learner:
 
 # %% ../nbs/parts/837_learner.ipynb #78daecf6
 def train_step(
-    learner: Learner, batch: dict[str, torch.Tensor], look: bool = False
+    learner: Learner, batch: dict[str, Any], look: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """One batch forward and backward, and an update when enough batches have been added up.
 
@@ -81,7 +82,8 @@ def train_step(
     accelerator, recipe = learner.accelerator, learner.row.recipe
     with accelerator.accumulate(learner.model):
         _set_rate(learner)
-        images = normalise(batch["image"]).contiguous(memory_format=torch.channels_last)
+        images = normalise(crops_on(batch["image"], accelerator.device))
+        images = images.contiguous(memory_format=torch.channels_last)
         with accelerator.autocast():
             outputs = learner.model(images, all_stages=True)
         outputs = [maps.float() for maps in outputs]

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from .data.loader import CROPS
 from .environment import code_version, environment
 from .files import InputError, read_json, shown, write_json
 from .learner import Learner
@@ -42,6 +43,7 @@ class Plan:
     limit: int | None
     val_limit: int | None
     processes: int
+    crops: str  # who decodes and cuts: "workers", or the "device"
 
 
 _DEVICES = 8  # over which all published runs split their batch
@@ -64,6 +66,7 @@ def make_plan(row: Any, people: int, processes: int = 1, **asked: Any) -> Plan:
         eval_every=recipe.eval_every,
         val_boxes=recipe.eval_boxes or benchmark.table_boxes,
         seed=recipe.seed or 0,
+        crops=CROPS[0],
     )
     usual |= {name: value for name, value in asked.items() if value is not None}
     values: dict[str, Any] = dict.fromkeys(("lr", "steps", "limit", "val_limit")) | usual

@@ -129,11 +129,12 @@ def training_records(
 
 # %% ../nbs/parts/840_training.ipynb #7ac55cd9
 def training_loader(
-    row: Any, records: Records, batch_size: int, workers: int, seed: int
+    row: Any, records: Records, batch_size: int, workers: int, seed: int, crops: str = "workers"
 ) -> DataLoader:
     """Batches of the row's augmented crops, in an order that depends on seed and epoch alone."""
     recipe, size = row.recipe, row.codec.input_size
-    dataset = PoseDataset(records, size, row.udp_crop, recipe.augment, recipe.late, seed)
+    how: dict[str, Any] = dict(augment=recipe.augment, late=recipe.late, seed=seed, crops=crops)
+    dataset = PoseDataset(records, size, row.udp_crop, **how)
     return make_loader(dataset, batch_size, workers=workers, shuffle=True, seed=seed)
 
 # %% ../nbs/parts/840_training.ipynb #4fc62c97
@@ -229,7 +230,7 @@ def _begin(
     size, people, told = row.codec.input_size, len(records), network.begins_with
     say(records.summary())
     say(forecast(network, size, people, plan.epochs, plan.batch_size, plan.precision))
-    loader = training_loader(row, records, plan.batch_size, workers, plan.seed)
+    loader = training_loader(row, records, plan.batch_size, workers, plan.seed, plan.crops)
     accelerator.gradient_accumulation_steps = plan.accumulate
     learner = make_learner(row, network, loader, accelerator, plan.epochs, plan.lr, say)
     if plan.steps:
@@ -300,7 +301,7 @@ def _epochs(
     """Epoch after epoch until the plan is done."""
     learner, position, row = run.learner, run.learner.position, run.learner.row
     test: dict[str, Any] = dict(batch_size=plan.batch_size, workers=workers, progress=progress)
-    test |= dict(precision=plan.precision)
+    test |= dict(precision=plan.precision, crops=plan.crops)
     if _done(position, plan):
         run.say(f"this run is complete: epoch {position.epoch}, step {position.step}")
     with stop_requests() as asked:

@@ -29,3 +29,24 @@ def reference():
 def samples():
     """Small real data sets in their authors' formats, one folder each."""
     return outside("POSE_NB_SAMPLES", "real data samples")
+
+
+@pytest.fixture(scope="session")
+def people(tmp_path_factory):
+    """A data set of eight synthetic people to learn from, and five to test on."""
+    from pose_nb.synth import make_dataset
+
+    folder = tmp_path_factory.mktemp("synthetic") / "people"
+    return make_dataset(folder, train=8, val=5, seed=3, workers=0, progress=False)
+
+
+@pytest.fixture(scope="session")
+def whole(people, tmp_path_factory):
+    """The folder of a run of four epochs that nothing disturbed; tests only look at it."""
+    from small_run import ARGUMENTS, tiny_row
+
+    from pose_nb.training import train
+
+    out = tmp_path_factory.mktemp("run") / "whole"
+    train(tiny_row(), people, out, **ARGUMENTS)
+    return out

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_training import tiny_row
+from small_run import tiny_row
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 

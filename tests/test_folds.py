@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from test_training import ARGUMENTS, network
+from small_run import ARGUMENTS, network
 
 from pose_nb import table_lines
 from pose_nb.files import InputError

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 from safetensors import SafetensorError
-from test_training import ARGUMENTS, log, losses, network, tiny_row, weights_equal
+from small_run import ARGUMENTS, log, losses, network, tiny_row, weights_equal
 
 from pose_nb import training
 from pose_nb.data import loader
@@ -19,20 +19,6 @@ from pose_nb.tables.zoo import get_row, list_models
 from pose_nb.runs import make_plan
 from pose_nb.training import train
 from pose_nb.weights.tensors import read_safetensors
-
-
-@pytest.fixture(scope="module")
-def people(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("endings") / "people"
-    return make_dataset(folder, train=8, val=2, seed=3, workers=0, progress=False)
-
-
-@pytest.fixture(scope="module")
-def whole(people, tmp_path_factory):
-    """The folder of a run of four epochs that nothing disturbed."""
-    out = tmp_path_factory.mktemp("endings") / "whole"
-    train(tiny_row(), people, out, **ARGUMENTS)
-    return out
 
 
 def at_picture(monkeypatch, number, act):

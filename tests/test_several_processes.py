@@ -12,17 +12,10 @@ import pytest
 import torch
 import together
 from safetensors.torch import load_file
-from test_training import log
+from small_run import log
 
 from pose_nb.files import InputError
 from pose_nb.launching import launch
-from pose_nb.synth import make_dataset
-
-
-@pytest.fixture(scope="module")
-def people(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("several") / "people"
-    return make_dataset(folder, train=8, val=5, seed=3, workers=0, progress=False)
 
 
 @pytest.fixture(scope="module")

@@ -3,115 +3,31 @@
 On the CPU, with a tiny row and synthetic people.
 """
 
-import json
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from small_run import weights_equal, ARGUMENTS, Plain, log, losses, network, sgd, tiny_row
 
 from pose_nb.backbones.shufflenetv2 import shufflenetv2
-from pose_nb.tables.benchmarks import COCO
-from pose_nb.codecs.msra import MSRA
-from pose_nb.data.augment import BODY
 from pose_nb.files import InputError
 from pose_nb.networks.heads import HeatmapHead
 from pose_nb.networks.model import PoseModel
-from pose_nb.synth import make_dataset
-from pose_nb.tables.recipes import Recipe, Steps, scaled_lr
+from pose_nb.tables.recipes import Recipe, scaled_lr
 from pose_nb.training import train
 from pose_nb.weights.loading import load_weights
-
-ARGUMENTS = dict(
-    start="random",
-    batch_size=4,
-    limit=8,
-    eval_every=9,
-    val_boxes="gt",
-    val_limit=1,
-    workers=0,
-    device="cpu",
-    progress=False,
-    pictures=False,
-)
-
-
-def network(weights=None):
-    return PoseModel(shufflenetv2(), HeatmapHead(1024, 17, (32, 32, 32)))
-
-
-def tiny_row(create=network, **changes):
-    """What training asks of a row, with ShuffleNetV2 on crops of 64 × 96 and all augmentation."""
-    recipe = replace(
-        Recipe(lr=3e-3, batch=8, epochs=4, schedule=Steps(drops=(3,), warmup=3), augment=BODY),
-        **changes,
-    )
-    return SimpleNamespace(
-        id="coco/example",
-        benchmark=COCO,
-        codec=MSRA((64, 96), (16, 24)),
-        udp_crop=False,
-        flip=True,
-        nms=0.9,
-        recipe=recipe,
-        create=create,
-    )
-
-
-def slow_run(data, out):
-    """A run that takes its time, to be killed."""
-    from pose_nb.data import loader
-
-    read = loader.read_image
-    loader.read_image = lambda path: (time.sleep(0.08), read(path))[1]
-    train(tiny_row(), data, out, **ARGUMENTS)
-
-
-def log(out):
-    return [json.loads(line) for line in Path(out, "metrics.jsonl").read_text().splitlines()]
-
-
-def weights_equal(a, b):
-    """Whether two runs ended in the same state, to the last bit."""
-    mine, theirs = (load_file(folder / "state.safetensors") for folder in (a, b))
-    return mine.keys() == theirs.keys() and all(torch.equal(mine[k], theirs[k]) for k in mine)
-
-
-def losses(out):
-    return {line["epoch"]: line["loss"] for line in log(out) if "accuracy" in line}
-
-
-@pytest.fixture(scope="module")
-def people(tmp_path_factory):
-    return make_dataset(
-        tmp_path_factory.mktemp("training") / "people",
-        train=8,
-        val=2,
-        seed=3,
-        workers=0,
-        progress=False,
-    )
-
-
-@pytest.fixture(scope="module")
-def whole(people, tmp_path_factory):
-    """The folder of a run of four epochs that nothing disturbed."""
-    out = tmp_path_factory.mktemp("training") / "whole"
-    train(tiny_row(), people, out, **ARGUMENTS)
-    return out
 
 
 def test_killed_and_continued(people, whole, tmp_path):
     imports = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})"
-    code = f"{imports}; from test_training import slow_run; slow_run(*sys.argv[1:])"
+    code = f"{imports}; from small_run import weights_equal, slow_run; slow_run(*sys.argv[1:])"
     run = subprocess.Popen(
         [sys.executable, "-c", code, str(people), str(tmp_path)],
         stdout=subprocess.DEVNULL,
@@ -141,6 +57,15 @@ def test_another_seed_is_another_run(people, whole, tmp_path):
     """The comparison above can fail."""
     train(tiny_row(), people, tmp_path, **ARGUMENTS, seed=1, epochs=1)
     assert losses(tmp_path)[1] != losses(whole)[1]
+
+
+def test_crops_cut_by_the_device_are_the_same_run(people, whole, tmp_path):
+    """On the CPU, where both decoders are libjpeg-turbo: the same losses, weights and figures."""
+    train(tiny_row(), people, tmp_path, **ARGUMENTS, crops="device")
+    assert losses(tmp_path) == losses(whole) and weights_equal(tmp_path, whole)
+    assert log(tmp_path)[-1]["val AP"] == log(whole)[-1]["val AP"]
+    with pytest.raises(InputError, match="crops"):
+        train(tiny_row(), people, tmp_path, **ARGUMENTS)  # another way of cutting is another run
 
 
 def test_log(whole):
@@ -267,25 +192,6 @@ class PowerCut(Exception):
 
 def power_cut(model):
     raise PowerCut
-
-
-class Plain(nn.Module):
-    """A network without batch normalisation, for which small batches that are accumulated must
-    equal a large one."""
-
-    def __init__(self):
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(3, 8, 4, 4), nn.ReLU(), nn.Conv2d(8, 17, 3, padding=1)
-        )
-
-    def forward(self, images, all_stages=False):
-        maps = self.layers(images)
-        return [maps] if all_stages else maps
-
-
-def sgd(model, lr):
-    return torch.optim.SGD([{"params": list(model.parameters()), "factor": 1.0}], lr)
 
 
 def test_accumulated_batches(people, tmp_path):

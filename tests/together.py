@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from test_training import ARGUMENTS, Plain, network, sgd, tiny_row
+from small_run import ARGUMENTS, Plain, network, sgd, tiny_row
 
 from pose_nb.data.loader import PoseDataset, make_loader
 from pose_nb.evaluation import evaluate

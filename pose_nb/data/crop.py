@@ -202,13 +202,12 @@ def _complaint(file: str, decode: bool, folder: str, known: dict[str, str]) -> s
 
 # %% ../../nbs/parts/230_data.crop.ipynb #23ee56b4
 def check_picture_size(
-    image: np.ndarray, size: Sequence[int], path: str | Path, source: str
+    found: Sequence[int], size: Sequence[int], path: str | Path, source: str
 ) -> None:
-    """Raises ImageError for an image (H, W, 3) that is not of `size` (w, h), as `source` says."""
-    w, h = map(int, size)
-    if image.shape[:2] == (h, w):
+    """Raises ImageError for an image of (W, H) that is not of `size` (w, h), as `source` says."""
+    (W, H), (w, h) = map(int, found), map(int, size)
+    if (W, H) == (w, h):
         return
-    H, W = image.shape[:2]
     why = " (its width and height are exchanged)" if (W, H) == (h, w) else ""
     raise ImageError(
         f"{_name(path)}: has {W} x {H} pixels, but {_name(source)} says {w} x {h}{why}; boxes and "

@@ -34,13 +34,13 @@ class HSV:
 
     most: tuple[int, int, int] = (5, 30, 30)
 
-    def draw(self, rng: np.random.Generator) -> np.ndarray:
-        """Three whole numbers, cut towards zero."""
-        return (rng.uniform(-1, 1, 3) * self.most * (rng.random(3) < 0.5)).astype(np.int16)
+    def draw(self, rng: np.random.Generator, w: int, h: int) -> list[int]:
+        """Three whole numbers for a crop of any size, cut towards zero."""
+        return (rng.uniform(-1, 1, 3) * self.most * (rng.random(3) < 0.5)).astype(int).tolist()
 
     def __call__(self, crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The crop, shifted by new draws."""
-        return shift_hsv(crop, self.draw(rng))
+        return shift_hsv(crop, self.draw(rng, crop.shape[1], crop.shape[0]))
 
 # %% ../../nbs/parts/250_data.pixels.ipynb #f0fbd77a
 def box_blur(crop: np.ndarray, k: int) -> np.ndarray:
@@ -67,10 +67,15 @@ class Blur:
     function: Callable[[np.ndarray, int], np.ndarray]
     p: float = 0.1
 
+    def draw(self, rng: np.random.Generator, w: int, h: int) -> list[int]:
+        """[k] for a crop of any size; k = 1: as it is."""
+        apply, k = rng.random() < self.p, int(rng.choice([3, 5, 7]))
+        return [k if apply else 1]
+
     def __call__(self, crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The crop, blurred or not."""
-        apply, k = rng.random() < self.p, int(rng.choice([3, 5, 7]))
-        return self.function(crop, k) if apply else crop
+        (k,) = self.draw(rng, crop.shape[1], crop.shape[0])
+        return self.function(crop, k) if k > 1 else crop
 
 # %% ../../nbs/parts/250_data.pixels.ipynb #9b27e08c
 @dataclass(frozen=True)
@@ -84,19 +89,19 @@ class Rectangle:
     lo: float = 0.2
     hi: float = 0.4
 
-    def draw(self, rng: np.random.Generator, w: int, h: int) -> tuple[int, int, int, int]:
-        """x, y, width, height in pixels.
+    def draw(self, rng: np.random.Generator, w: int, h: int) -> list[int]:
+        """x, y, width, height in pixels of a crop of w x h; all 0: none.
 
         The sides are cut to whole numbers; the corner is uniform over all places inside.
         """
+        apply = rng.random() < self.p
         height, width = (int(side * rng.uniform(self.lo, self.hi)) for side in (h, w))
         x, y = int(rng.integers(0, w - width + 1)), int(rng.integers(0, h - height + 1))
-        return x, y, width, height
+        return [x, y, width, height] if apply else [0, 0, 0, 0]
 
     def __call__(self, crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """The crop, or a copy with a rectangle."""
-        apply, place = rng.random() < self.p, self.draw(rng, crop.shape[1], crop.shape[0])
-        return black_rectangle(crop, *place) if apply else crop
+        """A copy of the crop, with a rectangle or without."""
+        return black_rectangle(crop, *self.draw(rng, crop.shape[1], crop.shape[0]))
 
 # %% ../../nbs/parts/250_data.pixels.ipynb #918010ce
 _BLURS = (HSV(), Blur(box_blur), Blur(median_blur))
