@@ -91,6 +91,8 @@ class Row:
 # %% ../../nbs/parts/737_tables.rows.ipynb #c41f1f6d
 def _create(row: Row, weights: str | Path | None) -> PoseModel:
     """The network of a row; weights: None or "random", or as for `weights_file`."""
+    given = weights is not None and weights != "random"
+    file = weights_file(str(weights), row.checkpoints, row.id) if given else None
     network = row.network()
     model = network.build(len(row.skeleton), row.codec)
     model.row = row  # type: ignore[assignment]
@@ -98,8 +100,7 @@ def _create(row: Row, weights: str | Path | None) -> PoseModel:
         model.made = sum(p._version for p in model.parameters())
     elif weights == "random":
         model.source = "random"
-    else:
-        file = weights_file(weights, row.checkpoints, row.id)
+    elif file is not None:
         load_weights(model, file, network.names, expert=expert_of(row.benchmark.data.name))
         model.source = str(file)
     return model
