@@ -24,12 +24,14 @@ def code_cells(notebook):
 
 
 def is_home(notebook, key):
-    """Whether an exercise belongs to this notebook: 4.2 to 04_…, parts/520.1 to 520_…."""
-    group = key.rpartition(".")[0]
-    folder, _, name = group.rpartition("/")
-    return notebook.parent.name == (folder or "course") and (
-        notebook.stem.startswith(f"{int(name):02d}_" if not folder else name)
-    )
+    """Whether an exercise belongs here: 4.2 to course/04_…, parts/520.1 to parts/520_…,
+    results/coco.1 to results/01_coco."""
+    folder, _, name = key.rpartition(".")[0].rpartition("/")
+    if notebook.parent.name != (folder or "course"):
+        return False
+    number, _, title = notebook.stem.partition("_")
+    known = (number, title, title.partition("_")[0])
+    return name in known if folder else int(name) == int(number)
 
 
 STUBS = {  # key: the cell in which it waits for its answer
