@@ -221,9 +221,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.stdout.flush()
     except InputError as error:
         _stop(str(error))
-    except KeyboardInterrupt as stop:
-        print(f"pose-nb: {stop or 'interrupted'}", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == 130:
+            print(f"pose-nb: {_interruption(end) or 'interrupted'}", file=sys.stderr)
+        raise
     except BrokenPipeError:
         # or Python complains when it closes the stream
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -232,6 +233,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not error.strerror:
             raise
         _stop(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
+
+
+def _interruption(end: BaseException | None) -> str:
+    """What was said when somebody stopped a verb; Typer makes an exit status of it."""
+    while end is not None and not isinstance(end, KeyboardInterrupt):
+        end = end.__cause__ or end.__context__
+    return str(end or "")
 
 
 def _stop(message: str) -> None:

@@ -117,10 +117,12 @@ def _stamp(file: str) -> list[int] | None:
 def _entries(out: Path) -> dict[str, dict]:
     """Every answer in a folder by its file; of two that were drawn under one name, the later."""
     entries: dict[str, dict] = {}
-    for path in sorted(out.glob("answers-*.jsonl")):
+    for path in sorted(out.glob("answers-*.jsonl"), key=lambda path: path.stat().st_mtime_ns):
         for entry in read_lines(path):
             if isinstance(entry, dict) and isinstance(entry.get("people"), list):
-                entries[str(entry.get("file"))] = entry
+                file = str(entry.get("file"))
+                entries.pop(file, None)  # the later one comes last
+                entries[file] = entry
     owner = {e["drawing"]: file for file, e in entries.items() if e.get("drawing")}
     return {f: e for f, e in entries.items() if owner.get(e.get("drawing"), f) == f}
 

@@ -39,7 +39,7 @@ def stage(source: Path) -> None:
     )
     for notebook in source.rglob("*.ipynb"):
         text = re.sub(r"(\.ipynb#)([^)\s\"]+)\)", _as_slug, notebook.read_text(encoding="utf-8"))
-        notebook.write_text(text, encoding="utf-8")
+        notebook.write_text(_as_pages(text), encoding="utf-8")
     for page in sorted((ROOT / "data_recipes").glob("*/README.md")):
         _copy_page(page, source / "data" / f"{page.parent.name}.md")
     for name in ("README.md", "CONTRIBUTING.md"):
@@ -57,6 +57,12 @@ def stage(source: Path) -> None:
 def _as_slug(match: re.Match) -> str:
     """JupyterLab's name of a heading (A-Gaussian-window) as the site has it (a-gaussian-window)."""
     return f"{match[1]}{re.sub(r'[^a-z0-9_-]', '', unquote(match[2]).lower())})"
+
+
+def _as_pages(text: str) -> str:
+    """Links inside HTML outputs, which Sphinx leaves alone: to pages, and to the site's records."""
+    text = re.sub(r'(href=\\"\.\./results/\w+)\.ipynb', r"\1.html", text)
+    return text.replace('href=\\"../../records/', 'href=\\"../records/')
 
 
 def _copy_page(page: Path, target: Path) -> None:
@@ -115,7 +121,8 @@ def _is_documented(module: object, name: str) -> bool:
 def _write_front(source: Path) -> None:
     """The first page: what this is, and the ways in."""
     front = (source / "readme.md").read_text(encoding="utf-8")
-    toctree = ["00_tour", *(f"{f}/index" for f in TITLES if (source / f / "index.md").exists())]
+    toctree = ["00_tour", "your_pictures"]
+    toctree += [f"{f}/index" for f in TITLES if (source / f / "index.md").exists()]
     names = "\n".join([*toctree, "contributing"])
     text = f"{front}\n\n```{{toctree}}\n:hidden:\n:maxdepth: 2\n\n{names}\n```\n"
     (source / "index.md").write_text(text, encoding="utf-8")
@@ -174,6 +181,7 @@ def main() -> int:
         shutil.copy(Path(__file__).with_name("conf.py"), source / "conf.py")
         words = [sys.executable, "-m", "sphinx", "-q", "-j", "2", "-b", "html"]
         subprocess.run([*words, str(source), str(out)], check=True)
+    shutil.copytree(ROOT / "records", out / "records", dirs_exist_ok=True)
     dead = dead_links(out)
     pages = sum("_static" not in page.parts for page in out.rglob("*.html"))
     print(f"{out}: {pages} pages, {len(dead)} dead links")

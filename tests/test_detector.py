@@ -1,4 +1,4 @@
-"""Detectors: torchvision's from a file or the web, any function, and what is said without either."""
+"""Detectors: torchvision's from a file or the web, any function; what is said without either."""
 
 import numpy as np
 import pytest

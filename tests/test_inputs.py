@@ -1,4 +1,4 @@
-"""Pictures in every form people have them: equal pixels, or one sentence that says what is wrong."""
+"""Pictures in every form people have them: equal pixels, or a sentence that says what is wrong."""
 
 import io
 import itertools

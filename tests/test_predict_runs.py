@@ -1,0 +1,150 @@
+"""Runs of `pose-nb predict` and `track`: stopped, killed, shared, repeated; nothing is lost."""
+
+import contextlib
+import json
+
+import pytest
+import torch
+from data_images import picture
+from safetensors.torch import save_file
+
+from pose_nb import pictures, run_state
+from pose_nb.cli import main
+from pose_nb.files import LineFile
+from pose_nb.run_state import locked
+from pose_nb.tables.zoo import get_row
+from pose_nb.video import Frames, video_writer
+from pose_nb.viz import save_image
+
+ROW = get_row("coco/shufflenet-v2")
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    """A network with random weights, and a file of them that names its row."""
+    torch.manual_seed(0)
+    model = ROW.create("random").eval()
+    file = tmp_path_factory.mktemp("weights") / "w.safetensors"
+    save_file(model.state_dict(), file, {"names": "pose_nb", "row": ROW.id})
+    return model, file
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for number in range(10):
+        save_image(tmp_path / "in" / f"{number}.png", picture(number, 60, 80))
+    return [f"in/{number}.png" for number in range(10)]
+
+
+@pytest.fixture
+def run(capsys, network):
+    def call(*words):
+        usual = ("--weights", network[1], "--boxes", "whole", "--device", "cpu", "--no-flip")
+        status = 0
+        try:
+            main([str(word) for word in (*words, *usual)])
+        except SystemExit as stop:
+            status = stop.code or 0
+        return status, *capsys.readouterr()
+
+    return call
+
+
+def asked_by(model, photos, out, part=0, parts=1):
+    asked = pictures.Asked(model, ROW, "whole", dict(flip=False, device="cpu"))
+    answers = pictures.Answers(out, photos, {}, part, parts, drawings=False)
+    if part == 0:
+        answers.begin()
+    answers.look()
+    with LineFile(out / f"answers-{part}.jsonl", fresh=False) as lines:
+        for group in answers.groups():
+            pictures.answer_group(asked, answers, group, lines)
+    return answers
+
+
+def content(answers):
+    pictures.finish(answers, {"keypoints": ROW.skeleton.keypoints})
+    return (answers.out / "keypoints.json").read_bytes()
+
+
+def test_shared_and_interrupted_runs_answer_the_same(network, photos, tmp_path):
+    """Bit for bit: one process, two that share, and one that was killed within a group."""
+    whole = content(asked_by(network[0], photos, tmp_path / "one"))
+    for part in (0, 1):
+        shared = asked_by(network[0], photos, tmp_path / "two", part, 2)
+    assert content(shared) == whole
+    lines = (tmp_path / "one" / "answers-0.jsonl").read_bytes().splitlines(keepends=True)
+    for cut in (b"".join(lines[:3]) + lines[3][:40], lines[9]):
+        out = tmp_path / "killed"
+        out.mkdir(exist_ok=True)
+        (out / "answers-0.jsonl").write_bytes(cut)
+        pictures.write_json(out / "run.json", {"settings": {}})
+        assert content(asked_by(network[0], photos, out)) == whole
+
+
+def test_stopped_and_gone_on(run, photos, monkeypatch):
+    @contextlib.contextmanager
+    def at_once():
+        yield lambda: True
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_state, "stop_requests", at_once)
+        status, _, err = run("predict", "in")
+    assert status == 130 and "same command goes on" in err
+    status, out, err = run("predict", "in", "--json")
+    assert status == 0 and [json.loads(line)["file"][3:] for line in out.splitlines()] == [
+        "8.png",
+        "9.png",
+    ], "what was done before is not asked again"
+    assert "10 people in 10 images" in err
+    assert "this run is complete" in run("predict", "in")[1]
+
+
+def test_one_bad_file_then_mended(run, photos):
+    good = open(photos[3], "rb").read()
+    open(photos[3], "wb").write(good[:50])
+    status, out, err = run("predict", "in", "--save-csv", "--no-save-images")
+    assert status == 1 and "3.png" in err and "1 could not be used" in out
+    assert len(open("predictions/keypoints.csv").readlines()) == 10
+    open(photos[3], "wb").write(good)
+    assert run("predict", "in", "--save-csv", "--no-save-images")[0] == 0
+    images = json.load(open("predictions/keypoints.json"))["images"]
+    assert [image["file"] for image in images] == photos
+
+
+def test_other_settings_and_another_run(run, photos, tmp_path):
+    assert run("predict", photos[0])[0] == 0
+    status, _, err = run("predict", photos[0], "--threshold", "0.9")
+    assert status == 2 and "- threshold: '0.2' then, '0.9' now" in err and "--overwrite" in err
+    assert run("predict", photos[0], "--threshold", "0.9", "--overwrite")[0] == 0
+    assert run("predict", photos[1], "--threshold", "0.9")[0] == 0, "other pictures are welcome"
+    with locked(tmp_path / "predictions"):
+        status, _, err = run("predict", photos[0])
+        assert status == 2 and "another run is writing there" in err
+
+
+def test_leftovers_and_same_names(run, photos, tmp_path):
+    save_image(tmp_path / "other" / "0.png", picture(50, 60, 80))
+    (tmp_path / "predictions").mkdir()
+    (tmp_path / "predictions" / ".0.jpg.abc.part").write_text("left by a killed run")
+    assert run("predict", photos[0])[0] == 0
+    assert run("predict", "other/0.png")[0] == 0  # takes the name of the drawing
+    left = {path.name for path in (tmp_path / "predictions").iterdir()} - {".lock"}
+    assert left == {"0.jpg", "answers-0.jsonl", "keypoints.json", "run.json"}
+    status, out, _ = run("predict", photos[0], "--json")
+    assert status == 0 and len(out.splitlines()) == 1, "its drawing was gone: asked again"
+
+
+def test_a_video_from_the_shell(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with video_writer("v.mp4", 10, (80, 60)) as write:
+        for _ in range(7):
+            write(picture(1, 60, 80))
+    status, out, err = run("track", "v.mp4", "--match", "hungarian", "--by", "iou", "--json")
+    assert status == 0 and json.loads(out)["frames"] == 7, err
+    assert Frames("predictions/v.mp4").count == 7
+    frames = json.load(open("predictions/v.json"))["frames"]
+    assert {person["id"] for frame in frames for person in frame["people"]} == {1}
+    assert run("predict", "v.mp4", "--out", "again")[0] == 0
+    assert run("track", "v.mp4", "--match", "best")[0] == 2
