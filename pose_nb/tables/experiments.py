@@ -238,17 +238,17 @@ def experiment(name: str) -> Experiment:
 
 def differences(name: str, folder: str | Path | None = None) -> list[Difference]:
     """What each variant of an experiment changes in its figure; those not run are left out."""
-    asked, found = experiment(name), []
-    base = read_variant(asked.base, folder)
-    for other in asked.others:
-        if (Path(folder or records_folder() / "experiments") / f"{other}.json").exists():
-            found.append(difference(base, read_variant(other, folder), asked.figure))
-    return found
+    asked, place = experiment(name), Path(folder or records_folder() / "experiments")
+    found = {v: read_variant(v, place) for v in asked.variants if (place / f"{v}.json").exists()}
+    base = found.pop(asked.base, None)
+    return [difference(base, other, asked.figure) for other in found.values()] if base else []
 
 # %% ../../nbs/parts/754_tables.experiments.ipynb #581b254e
 def told(name: str, folder: str | Path | None = None) -> str:
     """An experiment's differences as a Markdown table."""
     found, asked = differences(name, folder), experiment(name)
+    if not found:
+        return f"{asked.question} Not run: `python bench/experiments.py`."
     base = read_variant(asked.base, folder)
     head = f"| {asked.question} (SYNTHETIC) | {asked.figure} | difference | 95 % over seeds | |"
     lines = [
