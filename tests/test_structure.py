@@ -68,6 +68,7 @@ MAY_USE_LEAVES += ["run_verbs", "predict_verbs", "cli", *LEAVES]
 
 MAY_DRAW = ["pose_nb.data.poses"]  # poses draw themselves
 
+CHAPTER_CELLS, CHAPTER_LINES, CHAPTER_WIDTH = 30, 12, 80
 LONGEST_LINE, LONGEST_EXPORT, USUAL_EXPORT, LONGEST_LESSON = 100, 60, 25, 40
 ROW_LINE = 130  # a row of the zoo is one line
 
@@ -255,6 +256,7 @@ def test_a_notebook_is_one_story(notebook):
     outputs = [o for c in data["cells"] for o in c.get("outputs", [])]
     assert not [o for o in outputs if o.get("output_type") == "error"], "holds an error output"
     assert outputs, "no outputs kept: most readers see only those"
+    assert "widgets" not in data["metadata"], "holds the state of widgets, up to megabytes"
     if module_of(notebook):
         texts = "\n".join(cells(notebook, "markdown"))
         assert "You will learn" in texts
@@ -273,6 +275,26 @@ def test_cells_breathe(notebook):
         widest = max(map(len, lines), default=0)
         row = re.search(r"^    Row\(", source, re.M)
         assert widest <= (ROW_LINE if row else LONGEST_LINE), f"a line of {widest} in {lines[:2]}"
+
+
+CHAPTERS = [p for p in NOTEBOOKS if p.parent.name == "course"]
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda p: p.stem)
+def test_a_chapter_fits_beside_two_menus(chapter):
+    """Few and short cells, narrow lines; a guess, an error bar or a table, and a way on."""
+    content = json.loads(chapter.read_text(encoding="utf-8"))["cells"]
+    assert len(content) <= CHAPTER_CELLS
+    for source in cells(chapter):
+        lines = source.splitlines()
+        assert len(lines) <= CHAPTER_LINES, f"{len(lines)} lines begin {lines[:2]}"
+        assert max(map(len, lines), default=0) <= CHAPTER_WIDTH, lines
+        assert not is_export(source) and not re.search(r"^(class|@)", source, re.M)
+    assert any(re.search(r"^\s*predict\(", source, re.M) for source in cells(chapter))
+    number = int(chapter.name[:2])
+    for next_one in [p for p in CHAPTERS if int(p.name[:2]) == number + 1]:
+        assert next_one.name in links(chapter)
+    assert f"solutions/{chapter.name}" in links(chapter)
 
 
 def test_most_exported_cells_are_short():
