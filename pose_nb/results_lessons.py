@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MEASURED', 'SPEED', 'BYTES', 'protocol', 'errata', 'codec_name', 'factors', 'Pair', 'pair', 'questions', 'answers',
-           'signed', 'neighbours', 'ranks', 'pair_table', 'Cost', 'cost', 'costs', 'told_missing', 'verdict_table',
-           'worst_table']
+           'signed', 'neighbours', 'ranks', 'pair_table', 'Cost', 'cost', 'costs', 'controlled', 'told_missing',
+           'verdict_table', 'worst_table']
 
 # %% ../nbs/parts/975_results_lessons.ipynb #68155d81
 from collections import Counter
@@ -19,6 +19,12 @@ from .codecs.codec import Codec
 from .codecs.msra import MSRA
 from .measuring import Attempt, Verdict
 from .networks.cost import kept_bytes
+from .files import InputError
+from pose_nb.tables.experiments import (
+    experiment,
+    published as published_pairs,
+    told as told_experiment,
+)
 from .tables.facts import FACTS, figure, list_models
 from .tables.recipes import Recipe
 from .tables.results import Result
@@ -337,6 +343,26 @@ def costs(names: Sequence[str], train: int, test: int) -> str:
             [_model(one.row), f"{one.updates:,}", time, test_time, memory, f"{disk:.1f} GB"]
         )
     return _table(head, lines)
+
+# %% ../nbs/parts/975_results_lessons.ipynb #4eb9724d
+def controlled(*names: str) -> str:
+    """Our own experiments of these names as Markdown tables, beside what the rows print.
+
+    One without records is named as not run.
+    """
+    parts = []
+    for name in names:
+        try:
+            parts.append(told_experiment(name))
+        except InputError:
+            parts.append(f"*{experiment(name).question}* Not run: no record of it.")
+            continue
+        rows = [
+            f"- printed: `{a}` → `{b}` {signed(change)} {figure_name} (as *{variant}*)"
+            for variant, a, b, figure_name, change in published_pairs(name)
+        ]
+        parts.append("\n".join(rows))
+    return "\n\n".join(part for part in parts if part)
 
 # %% ../nbs/parts/975_results_lessons.ipynb #0a45ce23
 def told_missing(attempts: Sequence[Attempt]) -> str:
