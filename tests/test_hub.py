@@ -33,7 +33,7 @@ def server(tmp_path, monkeypatch):
     state.url = f"http://127.0.0.1:{listening.server_port}"
     monkeypatch.setenv("HF_ENDPOINT", state.url)
     monkeypatch.setenv("HF_TOKEN", "hf_of_a_test")
-    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True, raising=False)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "library"))
     monkeypatch.setenv("POSE_NB_CACHE", str(tmp_path / "cache"))
     state.close = lambda: (listening.shutdown(), listening.server_close())
@@ -136,7 +136,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
                 files[value["path"]] = b64decode(value["content"])
             if line["key"] == "lfsFile":
                 files[value["path"]] = self.state.blobs[value["oid"]]
-        url = f"{self.state.url}/me/demo/commit/{'1' * 40}"
+        url = f"https://huggingface.co/me/demo/commit/{'1' * 40}"
         self.tell({"commitUrl": url, "commitOid": "1" * 40})
 
     def log_message(self, *_):
