@@ -32,12 +32,11 @@ def row_and_inputs(words: list[str], weights: str | None) -> tuple[Any, list[str
     """
     from pose_nb.gathering import PICTURES, VIDEOS, is_address, is_video
     from pose_nb.tables.definitions import row_of_weights
-    from pose_nb.tables.facts import list_models
-    from pose_nb.tables.zoo import get_row
+    from pose_nb.tables.zoo import ROW_IDS, get_row
     from pose_nb.weights.loading import weights_file
 
     row: Any = None
-    if words and words[0] in list_models():
+    if words and words[0] in ROW_IDS:
         row, words = get_row(words[0]), words[1:]
     elif weights is not None and weights.startswith("hf://"):
         row = row_of_weights(weights_file(weights))

@@ -24,6 +24,10 @@ def test_a_file_of_weights_and_a_damaged_one(tmp_path):
     made = detector.person_detector(SMALL, "random", threshold=0.0)
     torch.save(made.network.state_dict(), tmp_path / "d.pth")
     read = detector.person_detector(SMALL, tmp_path / "d.pth", threshold=0.0)
+    with torch.inference_mode():
+        (answer,) = made.network([torch.zeros(3, 60, 80)])
+    made.person = read.person = int(answer["labels"].mode().values)
+    assert len(made([PHOTO])[0])
     assert all(map(np.array_equal, made([PHOTO, PHOTO[:40]]), read([PHOTO, PHOTO[:40]])))
     short = dict(list(made.network.state_dict().items())[5:])
     torch.save(short, tmp_path / "short.pth")
