@@ -52,8 +52,8 @@ def learn_and_look(people, out):
 
 
 def half(row):
-    """The row with input and heatmaps of half the size; AlexNet's maps do not halve with it."""
-    if row.id == "coco/alexnet":
+    """The row with input and heatmaps of half the size, where its network can do that."""
+    if row.id in ("coco/alexnet", "coco/scnet-50"):  # maps of a fixed size; too small to pool
         return row
     sizes = {
         name: tuple(n // 2 for n in getattr(row.codec, name))
