@@ -137,7 +137,8 @@ def shown_side_by_side(pictures: Sequence[tuple[str, np.ndarray]], columns: int 
     rows = -(-len(pictures) // columns)
     wide = 8.4 / columns if columns != 3 else 2.2  # inches
     h, w = pictures[0][1].shape[:2]
-    high = wide * h / w + 0.42
+    lines = 1 + max(caption.count("\n") for caption, _ in pictures)
+    high = wide * h / w + 0.16 + 0.18 * lines
     size = (wide * columns, high * rows)
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     for axis in axes.flat:
