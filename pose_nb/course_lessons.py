@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
+# %% ../nbs/parts/976_course_lessons.ipynb #d7168292
 from .codecs.codec import Codec
 from .codecs.msra import MSRA
 from .data.crop import normalise, read_image
@@ -86,7 +87,7 @@ class Picture:
         known = self.truth[None], self.records.visible, self.records.areas, self.records.boxes
         return float(oks(points[None], *known, COCO.oks_sigmas() if sigmas is None else sigmas)[0])
 
-
+# %% ../nbs/parts/976_course_lessons.ipynb #eaae54d4
 @cache
 def the_picture() -> Picture:
     """The picture that goes through all chapters."""
@@ -95,7 +96,7 @@ def the_picture() -> Picture:
     one = records.subset(np.array([row]))
     return Picture(read_image(one.image_files[0]), one, int(row))
 
-
+# %% ../nbs/parts/976_course_lessons.ipynb #c8aaddae
 def flags_of(picture: Picture) -> np.ndarray:
     """COCO's flags (17,) of the person in the picture: 2 visible, 1 hidden, 0 not labelled."""
     (one,) = [a for a in held_out_people().truth["annotations"] if a["image_id"] == PICTURE]
@@ -227,7 +228,7 @@ class RegressionNet(nn.Module):
         deep = self.backbone(images)[-1].mean((2, 3))
         return self.head(deep).unflatten(1, (-1, 2)) + 0.5
 
-
+# %% ../nbs/parts/976_course_lessons.ipynb #db1f7042
 class SimCCNet(nn.Module):
     """Images (B, 3, h, w) -> logits of places in x (B, K, 2w) and in y (B, K, 2h)."""
 
@@ -255,7 +256,7 @@ class Way:
     loss: Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]  # answer, points, visible
     read: Callable[[Any], torch.Tensor]  # answer -> points (B, K, 2) in crop pixels
 
-
+# %% ../nbs/parts/976_course_lessons.ipynb #d14b0a14
 def regression_way(size: tuple[int, int]) -> Way:
     """Distances in both axes (L1), as shares of the crop's size (w, h)."""
     unit = torch.tensor(size, dtype=torch.float32)
@@ -275,7 +276,7 @@ def heatmap_way(codec: Codec, measure: Callable[..., torch.Tensor] = keypoint_ms
 
     return Way(heatmap_net, loss, lambda answer: codec.decode(answer)[0])
 
-# %% ../nbs/parts/976_course_lessons.ipynb #d14b0a14
+# %% ../nbs/parts/976_course_lessons.ipynb #e3cc89f1
 def simcc_way(size: tuple[int, int], sigma: float = 4.0) -> Way:
     """Two classifications with soft targets (sigma in bins of half a pixel); cross-entropy."""
 
@@ -297,7 +298,7 @@ def simcc_way(size: tuple[int, int], sigma: float = 4.0) -> Way:
         lambda answer: torch.stack([part.argmax(-1) for part in answer], -1) / 2,
     )
 
-
+# %% ../nbs/parts/976_course_lessons.ipynb #2d6b44fe
 def ways(codec: Codec) -> dict[str, Way]:
     """The three ways of chapter 2."""
     size = codec.input_size
@@ -355,7 +356,7 @@ def crop_error(points: torch.Tensor, crops: Crops) -> float:
     away = (points - crops.keypoints).norm(dim=-1)
     return float(away[crops.visible > 0].mean())
 
-
+# %% ../nbs/parts/976_course_lessons.ipynb #5321c27e
 def crop_ap(
     points: torch.Tensor,
     crops: Crops,

@@ -30,7 +30,7 @@ BROKEN = {
     "D": "everything is half a cell too far left",
 }
 
-
+# %% ../nbs/parts/978_course_mistakes.ipynb #695ac004
 @torch.inference_mode()
 def broken_answers(
     letter: str, model: nn.Module, row: Row, crops: Crops
