@@ -91,7 +91,7 @@ def _elsewhere(place: Address) -> str:
     )
 
 # %% ../../nbs/parts/626_weights.hub.ipynb #aa87c0b1
-def _download(place: Address, progress: bool = True) -> Path:
+def _download(place: Address, progress: bool) -> Path:
     """The path of a file of the Hub in our cache, fetched; else NotFound."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
@@ -187,7 +187,7 @@ def _listed(place: Address) -> Sequence[str]:
         return sorted({"/".join(path.relative_to(root).parts[1:]) for path in known})
 
 # %% ../../nbs/parts/626_weights.hub.ipynb #33c12fc8
-def hub_file(text: str, wanted: str = "") -> Path:
+def hub_file(text: str, wanted: str = "", progress: bool = True) -> Path:
     """The path of the file at an hf:// address, fetched if need be and checked.
 
     A file that was fetched before is used as it is. wanted: its SHA-256, where it is known.
@@ -199,7 +199,7 @@ def hub_file(text: str, wanted: str = "") -> Path:
         place = _only_weights(place)
     if not place.file.endswith((*WEIGHT_ENDINGS, ".json")):
         raise InputError(f"{place}: no file of weights ({', '.join(WEIGHT_ENDINGS)})")
-    path = cached(place) or _download(place)
+    path = cached(place) or _download(place, progress)
     _check(path, place, wanted)
     return path
 
