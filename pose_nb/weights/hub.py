@@ -177,7 +177,7 @@ def _listed(place: Address) -> Sequence[str]:
 
     where: dict[str, Any] = dict(repo_type=place.kind, revision=place.revision)
     try:
-        info = HfApi(endpoint=_endpoint()).repo_info(place.repository, timeout=10, **where)
+        info: Any = HfApi(endpoint=_endpoint()).repo_info(place.repository, timeout=10, **where)
         return [entry.rfilename for entry in info.siblings or ()]
     except Exception as error:
         known = [path for path in _folder(place).glob("*/**/*") if path.is_file()]
