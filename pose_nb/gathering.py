@@ -56,14 +56,14 @@ def find_inputs(words: Sequence[str | Path]) -> list[str]:
             found += _fitting(str(word))
     return found
 
-
+# %% ../nbs/parts/826_gathering.ipynb #c95e9fd9
 def _exists(word: str | Path) -> bool:
     try:
         return Path(word).exists()
     except (OSError, ValueError):
         return False
 
-
+# %% ../nbs/parts/826_gathering.ipynb #746187b4
 def _in_folder(folder: Path) -> list[str]:
     """The pictures in a folder, without those in folders below."""
     inside = sorted(str(p) for p in folder.iterdir() if p.suffix.lower() in PICTURES)
@@ -75,7 +75,7 @@ def _in_folder(folder: Path) -> list[str]:
         )
     return inside
 
-
+# %% ../nbs/parts/826_gathering.ipynb #b7225faa
 def _fitting(pattern: str) -> list[str]:
     """The files that a pattern fits."""
     magic = glob.has_magic(pattern) and "\0" not in pattern

@@ -154,7 +154,7 @@ class Asked:
     threshold: float = 0.3
     heatmaps: bool = False
 
-
+# %% ../nbs/parts/855_pictures.ipynb #f4c97c6d
 def answer_group(
     asked: Asked, answers: Answers, group: Sequence[str], lines: LineFile
 ) -> tuple[list[dict], list[str]]:
@@ -224,11 +224,11 @@ def finish(
         write_table(answers.out / "keypoints.csv", header, rows)
     return len(answers.files), len(here), sum(len(entry["people"]) for entry in here)
 
-
+# %% ../nbs/parts/855_pictures.ipynb #e7848688
 def answered(out: Path) -> set[str]:
     """The files whose answers are in a folder."""
     return set(_entries(out))
 
-
+# %% ../nbs/parts/855_pictures.ipynb #b73c8265
 def _flat(person: dict) -> list[float]:
     return [*person["box"], person["score"], *(v for triple in person["keypoints"] for v in triple)]

@@ -116,7 +116,7 @@ def _boxes_of(
         found = [boxes[number] for number in numbers]
     return [_with_score(b, name) for b, name in zip(found, names)]
 
-
+# %% ../nbs/parts/830_prediction.ipynb #627521c1
 def _with_score(boxes: Any, where: str) -> np.ndarray:
     """Corners (N, 4), or with a score (N, 5), as (N, 5)."""
     array = boxes.detach().cpu().numpy() if hasattr(boxes, "detach") else boxes
@@ -155,7 +155,7 @@ def _crops(
             mine = _inside(mine, pixels, name, problems)
             yield from (crop_of(pixels, box, row, number) for box in mine)
 
-
+# %% ../nbs/parts/830_prediction.ipynb #276bdbf4
 def crop_of(pixels: np.ndarray, box: np.ndarray, row: Any, number: int = 0) -> Crop:
     """The crop of one box x1, y1, x2, y2 and perhaps a score, as the row's network sees it."""
     size = row.codec.input_size
@@ -164,7 +164,7 @@ def crop_of(pixels: np.ndarray, box: np.ndarray, row: Any, number: int = 0) -> C
         crop_image(pixels, center, scale, 0.0, size, row.udp_crop), center, scale, box, number
     )
 
-
+# %% ../nbs/parts/830_prediction.ipynb #a6be6172
 def _name(image: Any, number: int) -> str:
     """What messages call an image."""
     return shown(Path(image), 300) if isinstance(image, (str, Path)) else f"image {number}"
@@ -190,14 +190,14 @@ def _as_lists(images: Any, boxes: Any) -> tuple[list, Any]:
         )
     return found, boxes
 
-
+# %% ../nbs/parts/830_prediction.ipynb #81980fec
 def _is_one(images: Any) -> bool:
     """Whether this is one image, and not several."""
     if hasattr(images, "ndim"):
         return images.ndim < 4
     return isinstance(images, (str, Path, bytes, bytearray)) or hasattr(images, "getexif")
 
-
+# %% ../nbs/parts/830_prediction.ipynb #75f00fbe
 def _image_names(images: Sequence) -> tuple[str, ...]:
     """The images' file names; nothing if some are arrays."""
     named = all(isinstance(image, (str, Path)) for image in images)
@@ -279,7 +279,7 @@ def _asker(
 
     return ask
 
-
+# %% ../nbs/parts/830_prediction.ipynb #6cbfc248
 def _joined(parts: list[tuple], skeleton: Any, images: Sequence) -> Poses:
     """Batches of (keypoints, scores, boxes with scores, areas, image numbers) as poses."""
     K = len(skeleton)

@@ -154,7 +154,7 @@ class Tracked:
     stopped: bool  # before the end, because somebody asked
     files: tuple[Path, ...]
 
-
+# %% ../nbs/parts/833_video.ipynb #8f4982fd
 def track_video(
     model: nn.Module,
     source: str | Path | int,

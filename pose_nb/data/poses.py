@@ -48,7 +48,7 @@ class Poses:
     def __repr__(self) -> str:
         return _summary(self)
 
-    def _repr_png_(self) -> bytes | None:
+    def _repr_jpeg_(self) -> bytes | None:
         return _preview(self)
 
     def subset(self, index: np.ndarray | Sequence[int]) -> "Poses":
@@ -133,7 +133,7 @@ _MOST, _SIDE = 4, 480  # images of a preview, and the longer side of each in pix
 
 
 def _preview(poses: Poses) -> bytes | None:
-    """A PNG of the first images with their people; None where they cannot be read."""
+    """A JPEG of the first images with their people; None where they cannot be read."""
     count = min(len(poses.images or poses.image_files), _MOST)
     try:
         drawn = [poses.draw(number=number) for number in range(count)]
@@ -142,7 +142,7 @@ def _preview(poses: Poses) -> bytes | None:
     if not drawn:
         return None
     shrunk = [_shrunk(picture, _SIDE / max(picture.shape)) for picture in drawn]
-    return cv2.imencode(".png", viz.grid(shrunk, 2)[..., ::-1])[1].tobytes()
+    return cv2.imencode(".jpg", viz.grid(shrunk, 2)[..., ::-1])[1].tobytes()
 
 
 def _shrunk(picture: np.ndarray, factor: float) -> np.ndarray:
