@@ -9,7 +9,7 @@ __all__ = ['Frames', 'video_writer', 'boxes_around', 'track', 'Tracked', 'track_
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -42,7 +42,7 @@ class Frames:
         text = str(source)
         camera = text.isascii() and text.isdigit() and not Path(text).exists()
         if not camera and not is_address(source):
-            existing_file(source, "a video file")
+            existing_file(text, "a video file")
         self.source = f"camera {text}" if camera else shown(Path(text), 300)
         self.capture = cv2.VideoCapture(int(text) if camera else text)
         get = self.capture.get
@@ -113,7 +113,7 @@ def track(
     tracks: SmoothTracks | None = None,
     device: str | torch.device | None = None,
     **how: Any,
-) -> Iterator[tuple[np.ndarray, Poses]]:
+) -> Generator[tuple[np.ndarray, Poses], None, None]:
     """The frames of a video with their people, numbered in `track_ids` and smoothed.
 
     frames: RGB pictures, such as `Frames(path)`. boxes: a detector, "auto", "whole" or None, as for

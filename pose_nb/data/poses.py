@@ -125,7 +125,8 @@ def _drawn(poses: Poses, image: Any, number: int, threshold: float) -> np.ndarra
         )
     picture, mine = as_rgb(known[number] if image is None else image), poses.of_image(number)
     labels = None if mine.track_ids is None else [str(i) for i in mine.track_ids.tolist()]
-    boxed = viz.draw_boxes(picture, mine.boxes, mine.box_scores, labels)
+    scores = None if mine.box_scores is None else mine.box_scores.tolist()
+    boxed = viz.draw_boxes(picture, mine.boxes, scores, labels)
     return viz.draw_pose(boxed, mine.keypoints, mine.scores, mine.skeleton, threshold)
 
 # %% ../../nbs/parts/236_data.poses.ipynb #25edceb8
