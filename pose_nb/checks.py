@@ -221,7 +221,7 @@ def _tolerance(packed: Any) -> float:
     whole = all(isinstance(number, int) for number in numbers)
     return 0.0 if whole else 0.01 * max(map(abs, numbers))
 
-
+# %% ../nbs/parts/972_checks.ipynb #06a72f58
 def _write_line(key: str, line: str) -> None:
     """Put a line into the file, sorted, while nobody else writes."""
     from filelock import FileLock
@@ -272,7 +272,7 @@ def _of_function(function: Callable, entry: dict[str, Any]) -> tuple[str, list] 
             return f"for ({arguments}) it gives {shown(results[-1], 60)}: {wrong}", results
     return "", results
 
-
+# %% ../nbs/parts/972_checks.ipynb #bc324b4d
 def _expected_mistake(entry: dict[str, Any], given: Any) -> str:
     """What the exercise says about this mistake; "" if it does not know it."""
     for packed, text in entry["wrong"]:
@@ -310,7 +310,7 @@ def _judged(key: str, given: Any) -> Verdict:
         return Verdict(False, f"Exercise {key}: not yet; {reason}{stop}{helps}")
     return Verdict(True, f"Exercise {key}: right{right}. {entry['note']}".rstrip())
 
-
+# %% ../nbs/parts/972_checks.ipynb #8c0b9ca1
 def check(key: str, given: Any) -> Verdict:
     """Print whether the answer of an exercise is right, and if not, what it looks like.
 

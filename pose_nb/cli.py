@@ -63,7 +63,7 @@ def list_rows(
     for name in names:
         print(facts.line(name, facts.FACTS[name]))
 
-
+# %% ../nbs/parts/860_cli.ipynb #1f97a8a9
 @app.command()
 def info(row: RowId, as_json: AsJson = False) -> None:
     """Everything about one row, in plain English."""
@@ -72,7 +72,11 @@ def info(row: RowId, as_json: AsJson = False) -> None:
     found, record = zoo.get_row(row), ledger.read_record(row)
     if as_json:
         measured = record and {"table": record.table, "status": record.status}
-        facts = {"id": row, "published": found.published, "checkpoints": found.checkpoints}
+        facts: dict[str, Any] = {
+            "id": row,
+            "published": found.published,
+            "checkpoints": found.checkpoints,
+        }
         facts |= {"definition": definitions.definition(found), "measured": measured}
         print(json.dumps(facts, indent=1))
         return
@@ -179,7 +183,7 @@ def _pose_set(row: str | None, form: str | None) -> Any:
         return SETS[form]
     return None
 
-
+# %% ../nbs/parts/860_cli.ipynb #8faff499
 @app.command()
 def doctor(
     data: Annotated[
@@ -234,7 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         _stop(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
 
-
+# %% ../nbs/parts/860_cli.ipynb #532cbe6d
 def _interruption(end: BaseException | None) -> str:
     """What was said when somebody stopped a verb; Typer makes an exit status of it."""
     while end is not None and not isinstance(end, KeyboardInterrupt):

@@ -185,7 +185,7 @@ def show_error_bar(stages: Sequence[Stage], until: int) -> "Figure":
     axis.spines[["top", "right"]].set_visible(False)
     return figure
 
-
+# %% ../nbs/parts/976_course_lessons.ipynb #4479d849
 def print_error_bar(stages: Sequence[Stage], until: int) -> None:
     """The figures of the stages that are explained up to chapter `until`, in three units."""
     print(f"{'':36s}this person      all people")

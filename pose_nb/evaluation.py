@@ -155,7 +155,7 @@ def held_out(
         records, truth, split, str(boxes), _box_file(benchmark, data, split, boxes), limit
     )
 
-
+# %% ../nbs/parts/820_evaluation.ipynb #5f93a950
 def _box_file(benchmark: Benchmark, data: str | Path, split: str, boxes: str | Path) -> Path | None:
     """The file with boxes that are not annotated."""
     if boxes == "gt":
@@ -283,7 +283,7 @@ def _facts(
         "environment": environment(str(device)),
     }
 
-
+# %% ../nbs/parts/820_evaluation.ipynb #264e2292
 def _told_crops(row: Any, crops: str) -> str:
     """How crops came about; the warps are equal to the last byte, decoders need not be."""
     decoder = "torchvision on the device" if crops == "device" else "OpenCV"

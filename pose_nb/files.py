@@ -119,7 +119,7 @@ def _json_text(path: Path) -> tuple[str, bool]:
         raise InputError(f"{where}, line {line}: holds a number of more than 300 digits")
     return text, b"0e000" in alike or b"0e+000" in alike
 
-
+# %% ../nbs/parts/010_files.ipynb #26091d37
 @contextmanager
 def _no_collection() -> Iterator[None]:
     """Without garbage collection, which would look at millions of new objects again and again."""
@@ -256,7 +256,7 @@ class LineFile:
         write_json_list(path, head, name, read_lines(self.path))
         self.path.unlink()
 
-
+# %% ../nbs/parts/010_files.ipynb #f0fa1a5b
 def read_lines(path: str | Path) -> Iterator[Any]:
     """The values of a file of JSON lines, without lines that were cut off."""
     with open(path, "rb") as file:

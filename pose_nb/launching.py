@@ -67,7 +67,7 @@ def _own_signals() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
 
-
+# %% ../nbs/parts/845_launching.ipynb #b73bd1e0
 def _one_of_many(folder: str, function: Callable[..., Any], *arguments: Any) -> None:
     """The function in one of the processes; what stops it is written down for the launcher."""
     rank = os.environ["RANK"]

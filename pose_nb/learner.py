@@ -199,7 +199,7 @@ def start_accelerator(
         cpu=device.type == "cpu",
     )
 
-
+# %% ../nbs/parts/837_learner.ipynb #a8ae8ab0
 def usual_precision(device: str | torch.device | None = None) -> str:
     """ "bf16" on a GPU that has it, "no" (float32) elsewhere."""
     on_gpu = pick_device(device).type == "cuda"

@@ -162,7 +162,7 @@ class StartLine(NamedTuple):
     ratio: float  # deviation of ours as a share of that
     kurtosis: float  # 3: normal, 1.8: uniform, nan: a constant
 
-
+# %% ../nbs/parts/970_lessons.ipynb #de648d5c
 def start_lines(
     model: nn.Module, names: Mapping[str, str], facts: Mapping[str, Any]
 ) -> list[StartLine]:

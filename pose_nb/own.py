@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['NEAR', 'ENOUGH', 'BATCH', 'UPDATES', 'DEFAULT_ROW', 'repeated_labels', 'with_sigmas', 'read_own', 'look_first',
-           'own_recipe', 'base_row', 'begin_with', 'prepare', 'train_split', 'told_result', 'train_own',
-           'row_and_inputs']
+           'own_recipe', 'base_row', 'begin_with', 'prepare', 'train_split', 'told_result', 'train_own']
 
 # %% ../nbs/parts/852_own.ipynb #7700ea6b
 import csv
@@ -34,7 +33,7 @@ from .tables.definitions import row_of_weights
 from .tables.own import Split, load_split
 from .tables.recipes import FlatCosine, Recipe
 from .tables.rows import OWN, Row
-from .tables.zoo import ROW_IDS, get_row
+from .tables.zoo import get_row
 from .training import train
 from .weights.loading import weights_file
 from .weights.starts import go_on, last_layers
@@ -370,25 +369,3 @@ def train_own(
     looked = {name: how.pop(name) for name in names if name in how}
     prepare(data, out, seed=how.get("seed") or 0, say=say, **looked)
     return train_split(base, out, **how)
-
-# %% ../nbs/parts/852_own.ipynb #670d1d9d
-def row_and_inputs(words: Sequence[str], weights: str | None) -> tuple[Row, list[Path]]:
-    """The row and the pictures that somebody names; the row may be left to a file of weights.
-
-    InputError: neither says which row, or there is no picture.
-    """
-    row: Row | None = None
-    if words and words[0] in ROW_IDS:
-        row, words = get_row(words[0]), words[1:]
-    elif weights is not None and re.match(r"hf:/|.*\.safetensors$", str(weights)):
-        row = row_of_weights(weights_file(weights))
-    elif words and not Path(words[0]).exists():
-        get_row(words[0])  # tells the nearest ids
-    if row is None:
-        raise InputError(
-            "name the row first (pose-nb predict ROW IMAGE…), or give --weights a .safetensors "
-            "file that training made, which says its row"
-        )
-    if not words:
-        raise InputError("no image: give files or folders of images after the row")
-    return row, [Path(word) for word in words]

@@ -83,7 +83,7 @@ class Parts:
     average: Average | None = None
     scaler: torch.amp.GradScaler | None = None  # of losses, in fp16
 
-
+# %% ../nbs/parts/835_run_state.ipynb #2a39ed40
 def save_state(
     path: str | Path, parts: Parts, position: Position, settings: Mapping[str, str] | None = None
 ) -> None:

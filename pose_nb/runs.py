@@ -112,7 +112,7 @@ def mean_total(learner: Learner) -> float:
     """The sum of the epoch's losses so far, a mean over processes; all of them must ask."""
     return float(learner.accelerator.reduce(learner.total, "mean"))
 
-
+# %% ../nbs/parts/839_runs.ipynb #cc978cbf
 @dataclass
 class Run:
     """A run in its folder."""
@@ -178,7 +178,7 @@ def write_run(run: Run, row: Any, data: str | Path, plan: Plan, start: str) -> N
         facts = _continued(path, place) or facts
     write_json(path, facts)
 
-
+# %% ../nbs/parts/839_runs.ipynb #60b17e8d
 def _continued(path: Path, place: dict[str, Any]) -> dict[str, Any] | None:
     """The facts of a run, with where it goes on; None if they are damaged."""
     try:

@@ -100,7 +100,7 @@ def table_line(
         write_json(Path(out) / "line.json", facts | dict(splits=splits, departures=line.departures))
     return line
 
-
+# %% ../nbs/parts/825_table_lines.ipynb #59fe7976
 def _departures(row: Any, limit: int | None, how: dict[str, Any]) -> tuple[str, ...]:
     """What of an evaluation is not as for the table."""
     boxes, flip = how.get("boxes"), how.get("flip")

@@ -9,6 +9,7 @@ __all__ = ['pose_oks', 'box_iou', 'match_greedily', 'match_best_sum', 'Tracker',
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -112,7 +113,7 @@ class Tracker:
 # %% ../nbs/parts/832_tracking.ipynb #ea94f80e
 def _joined(first: Poses, second: Poses) -> Poses:
     """The poses of both, as if of one frame."""
-    arrays = {
+    arrays: dict[str, Any] = {
         name: np.concatenate([getattr(first, name), getattr(second, name)])
         for name in ("keypoints", "scores", "boxes", "areas", "image_index")
     }

@@ -60,7 +60,7 @@ LOG_EVERY = 50  # batches between lines in metrics.jsonl
 def _go_on() -> bool:
     return False
 
-
+# %% ../nbs/parts/840_training.ipynb #e7062454
 def train_epoch(
     learner: Learner,
     seed: int,

@@ -32,7 +32,7 @@ def known_rows() -> dict[str, tuple[str, ...]]:
     others = {copy.row: () for copy in COPIES if copy.row not in FACTS}
     return {name: facts.checkpoints for name, facts in FACTS.items()} | others
 
-
+# %% ../nbs/parts/857_weights_verbs.ipynb #5b86b435
 def listing(row_id: str, checkpoints: tuple[str, ...]) -> list[str]:
     """What can be had for a row, and what of it is on this machine, as lines."""
     from pose_nb.weights.copies import copies_of, small_print
@@ -110,7 +110,7 @@ def weights_convert(
     counted = {k: len(v) if k in ("renamed", "dropped") else v for k, v in card.items()}
     print(json.dumps(counted, indent=1))
 
-
+# %% ../nbs/parts/857_weights_verbs.ipynb #927bf4e8
 @weights_app.command("import")
 def weights_import(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="folder with .pth files")],

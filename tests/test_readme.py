@@ -22,6 +22,7 @@ IMPORT_NAMES = {
     "opencv-python-headless": "cv2",
 }  # where a requirement's name is not the module's
 OPTIONAL = {"pandas"}  # used where somebody has it, with a sentence where not
+WITH_WIDGETS = {"IPython", "traitlets"}  # they come with ipywidgets
 
 
 def settings(key=None):
@@ -216,10 +217,10 @@ def imported():
 def test_every_import_is_a_requirement():
     declared = {
         IMPORT_NAMES.get(bare(r), bare(r).replace("-", "_"))
-        for kind in ("requirements", "cofw_requirements")
+        for kind in ("requirements", "cofw_requirements", "notebooks_requirements")
         for r in settings(kind)
     }
-    known = declared | OPTIONAL
+    known = declared | OPTIONAL | WITH_WIDGETS
     found = imported()
     assert {"torch", "cv2", "typer"} <= found.keys()
     assert not {name: file for name, file in found.items() if name not in known}

@@ -84,7 +84,7 @@ class ShuffleNetV1(nn.Module):
             x = stage(x)  # 1/8, 1/16, 1/32
         return [x]
 
-
+# %% ../../nbs/parts/424_backbones.shufflenetv1.ipynb #6ceb7470
 def shufflenetv1() -> ShuffleNetV1:
     """ShuffleNetV1 1.0 with 3 groups: 0.9 M parameters."""
     return ShuffleNetV1()

@@ -35,7 +35,7 @@ class ShuffleNetV2(nn.Module):
         x = self.stage4(self.stage3(self.stage2(x)))  # 1/32
         return [self.conv5(x)]
 
-
+# %% ../../nbs/parts/426_backbones.shufflenetv2.ipynb #6f2fc849
 def shufflenetv2() -> ShuffleNetV2:
     """ShuffleNetV2 1.0: 1.25 M parameters."""
     return ShuffleNetV2()

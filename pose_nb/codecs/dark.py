@@ -24,7 +24,7 @@ def full_gaussian(mu: torch.Tensor, length: int, sigma: float) -> tuple[torch.Te
     exponent = wide(-((x - mu[..., None]) ** 2)) / (2 * sigma**2)
     return torch.exp(exponent.clamp_min(-110)), (mu - radius >= length) | (mu + radius + 1 < 0)
 
-
+# %% ../../nbs/parts/125_codecs.dark.ipynb #ad2200de
 def full_gaussians(
     mu: torch.Tensor,
     weights: torch.Tensor,

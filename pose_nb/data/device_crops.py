@@ -150,7 +150,7 @@ def rgb_to_hsv(crops: torch.Tensor) -> torch.Tensor:
 
 _SECTORS = torch.tensor([[0, 3, 1], [2, 0, 1], [1, 0, 3], [1, 2, 0], [3, 1, 0], [0, 1, 2]])
 
-
+# %% ../../nbs/parts/255_data.device_crops.ipynb #ffbc302e
 def hsv_to_rgb(hsv: torch.Tensor) -> torch.Tensor:
     """(B, 3, h, w) hue, saturation, value -> uint8 RGB; the inverse of `rgb_to_hsv`."""
     hue, saturation, value = hsv.float().unbind(1)
@@ -206,7 +206,7 @@ def draw_changes(changes: Sequence[Any], rng: np.random.Generator, size: Sequenc
             )
     return [change.draw(rng, *size) for change in changes]
 
-
+# %% ../../nbs/parts/255_data.device_crops.ipynb #40ff719d
 def change_pixels(
     crops: torch.Tensor, changes: Sequence[Any], drawn: Sequence[Sequence[Sequence[int]]]
 ) -> torch.Tensor:
@@ -257,7 +257,7 @@ class Parcel:
         crops = warp_batch(pictures, self.owner, self.matrices, self.flipped, self.size)
         return change_pixels(crops, self.changes, self.drawn)
 
-
+# %% ../../nbs/parts/255_data.device_crops.ipynb #de247121
 def crops_on(image: torch.Tensor | Parcel, device: str | torch.device) -> torch.Tensor:
     """A batch's crops (B, 3, h, w) uint8 on the device, cut there if they have not been yet."""
     if isinstance(image, Parcel):

@@ -177,7 +177,7 @@ class EpochSampler(Sampler):
         rng = np.random.default_rng((self.seed, self.dataset.epoch, len(self)))
         return iter(rng.permutation(len(self)).tolist()[self.first :])
 
-
+# %% ../../nbs/parts/260_data.loader.ipynb #ee8ae835
 def _one_thread(worker: int) -> None:
     cv2.setNumThreads(0)  # workers share the cores among them already
 

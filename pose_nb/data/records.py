@@ -119,7 +119,7 @@ def from_boxes(
         str(image_dir),
     )
 
-
+# %% ../../nbs/parts/210_data.records.ipynb #275c982c
 def _real(values: Sequence | np.ndarray) -> np.ndarray:
     return np.asarray(values, np.float32)
 

@@ -218,7 +218,7 @@ def box_readings(boxes: np.ndarray) -> np.ndarray:
     ]
     return np.stack([np.concatenate(pair, 1) for pair in pairs])
 
-
+# %% ../../nbs/parts/788_doctor.conventions.ipynb #8d97bd17
 def overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Intersection over union (..., N) of corners (..., N, 4); 0 for boxes without area."""
     size = lambda c: (c[..., 2:] - c[..., :2]).clip(0).prod(-1)

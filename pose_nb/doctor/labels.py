@@ -221,7 +221,7 @@ def by_share(bad: np.ndarray) -> str:
     share = float(bad.mean()) if len(bad) else 0.0
     return "error" if share > 0.002 else "warning" if share > 0.0002 else "note"
 
-
+# %% ../../nbs/parts/780_doctor.labels.ipynb #e9851a93
 def example_of(labels: Labels, row: int) -> Example:
     """Where to look at an instance."""
     image = int(labels.owner[row])

@@ -32,7 +32,7 @@ class Run:
     people: People
     facts: dict[str, Any]  # code, date, updates, CPU seconds, multiply-adds
 
-
+# %% ../../nbs/parts/754_tables.experiments.ipynb #565a519a
 @dataclass(frozen=True)
 class Variant:
     """One way to train or test the network, with its runs by seed."""
@@ -305,7 +305,7 @@ def bootstrap(
     low, high = np.percentile(results, [2.5, 97.5])
     return float(low), float(high)
 
-
+# %% ../../nbs/parts/754_tables.experiments.ipynb #2f3319fc
 def _by_image(image: np.ndarray) -> list[np.ndarray]:
     """The people of each image, as indices."""
     return [np.flatnonzero(image == number) for number in np.unique(image)]

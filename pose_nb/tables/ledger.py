@@ -100,7 +100,7 @@ def check_record(content: Mapping[str, Any], path: str | Path) -> None:
         raise InputError(f"{path}: data.kind is neither 'real' nor 'synthetic'")
     _check_figures(content["table"], path)
 
-
+# %% ../../nbs/parts/750_tables.ledger.ipynb #681dad1a
 def _check_figures(figures: Mapping[str, Any], path: str | Path) -> None:
     """Raise InputError for a figure that is no finite number."""
     for name, value in figures.items():

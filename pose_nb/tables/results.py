@@ -138,14 +138,18 @@ def as_html(
         texts = {name: html.escape(text) for name, text in cell.items()}
         if notebook:
             texts["row"] = _link(notebook(line.row), texts["row"])
-        for name in texts if link and line.record else ():
-            if texts[name] and (name == "status" or name.endswith(("measured", "SYNTHETIC"))):
-                texts[name] = _link(link(line.row), texts[name])
+        if link and line.record:
+            address = link(line.row)
+            texts |= {n: _link(address, t) for n, t in texts.items() if t and _is_measured(n)}
         data = "".join(f"<td>{text}</td>" for text in [*texts.values(), _commands(line)])
         body.append(f"<tr>{data}</tr>")
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
 
 # %% ../../nbs/parts/752_tables.results.ipynb #ba3d7295
+def _is_measured(column: str) -> bool:
+    return column == "status" or column.endswith(("measured", "SYNTHETIC"))
+
+
 def _link(address: str, text: str) -> str:
     return f'<a href="{html.escape(address)}">{text}</a>'
 
@@ -181,7 +185,7 @@ def link_of(row: str) -> str:
     """The record of a row, seen from a notebook of `nbs/parts` or `nbs/results`."""
     return "../../records/" + "/".join(record_path(row, ".").parts[-2:])
 
-
+# %% ../../nbs/parts/752_tables.results.ipynb #7fa8e58d
 def notebook_of(row: str) -> str:
     """The results notebook of a row, seen from a notebook of `nbs/parts` or `nbs/results`."""
     return f"../results/{NOTEBOOKS[row.split('/')[0]]}.ipynb"

@@ -176,7 +176,7 @@ def start_plan(row: Row) -> StartPlan:
     anywhere = imagenet is not None and not (isinstance(imagenet, Authors) and not imagenet.file)
     return StartPlan(file, f"{imagenet}{same}" if anywhere else "", str(network.near or ""))
 
-
+# %% ../../nbs/parts/737_tables.rows.ipynb #60f30028
 def _alternatives(row: Row, word: str) -> str:
     """What else a row could begin with, as words of the command line."""
     near = start_plan(row).near

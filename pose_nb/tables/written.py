@@ -66,7 +66,7 @@ def _overlap(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     shared = np.maximum(high - low, 0).prod(-1)
     return np.asarray(shared / (a[..., 2:].prod(-1) + b[..., 2:].prod(-1) - shared).clip(1e-9))
 
-
+# %% ../../nbs/parts/725_tables.written.ipynb #ed0f7411
 def _numbers(frames: list[list[dict]], least: float = 0.3) -> list[list[int]]:
     """A number from 0 for each person of each frame; who overlaps by `least` keeps it."""
     before, known, out, fresh = np.zeros((0, 4)), list[int](), list[list[int]](), 0

@@ -306,7 +306,7 @@ def get_row(row: str | Row) -> Row:
     hint = f"did you mean {' or '.join(near)}?" if near else "see list_models() and ROW_IDS"
     raise InputError(f"no row {shown(row)}; {hint}")
 
-
+# %% ../../nbs/parts/740_tables.zoo.ipynb #ca8c023e
 def create_model(row: str | Row, weights: str | Path | None = None) -> PoseModel:
     """The network of a row, on the CPU, in training mode; `model.row` is the row.
 

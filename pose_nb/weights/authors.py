@@ -47,7 +47,7 @@ def writer_of(names: Mapping[str, object]) -> str:
         return "HRNet"
     return "MMPose"
 
-
+# %% ../../nbs/parts/632_weights.authors.ipynb #accbb7aa
 def published_tensors(tensors: Tensors, expert: int = 0) -> Reading:
     """The tensors of any known writer under the names of MMPose 1.x.
 
@@ -128,7 +128,7 @@ def _collapse(tensors: Tensors, expert: int, reading: Reading) -> dict[str, torc
             rest[source] = tensors[source]  # without a matrix to join: refused by its name
     return rest
 
-
+# %% ../../nbs/parts/632_weights.authors.ipynb #7c18d95c
 def _width(tensors: Tensors) -> int:
     """The number of features of a patch, which the table of positions tells."""
     tables = [
@@ -165,7 +165,7 @@ def _of_vitpose(tensors: Tensors, expert: int) -> Reading:
             _take(reading, name, new, value)
     return reading
 
-
+# %% ../../nbs/parts/632_weights.authors.ipynb #e7592bf3
 def _take(reading: Reading, name: str, new: str, value: torch.Tensor) -> None:
     """Keep a tensor under its new name, a table of positions without the class position."""
     if new == "backbone.pos_embed":
@@ -213,7 +213,7 @@ def _of_transformers(tensors: Tensors, expert: int) -> Reading:
         _join_thirds(layer, kind, thirds, tensors, reading)
     return reading
 
-
+# %% ../../nbs/parts/632_weights.authors.ipynb #85e0154e
 def _join_thirds(layer: str, kind: str, thirds: dict, tensors: Tensors, reading: Reading) -> None:
     """Query, key and value of one layer as one matrix or bias; InputError if one is missing."""
     parts = []

@@ -61,7 +61,7 @@ def small_print(copy: Copy) -> str:
     check = f"SHA-256 {copy.sha256[:8]}… is checked" if copy.sha256 else "no hash is known"
     return f"{kind}; {check}; not opened here"
 
-
+# %% ../../nbs/parts/622_weights.copies.ipynb #73eb0a7d
 def what_there_is(row_id: str, checkpoints: tuple[str, ...] = ()) -> str:
     """All weights that can be had for a row, as lines to be read; checkpoints: published files."""
     lines = [f"weights for {row_id}:"]

@@ -44,7 +44,7 @@ _ADDRESS = re.compile(
     r"(?:@(?P<revision>[A-Za-z0-9_.-]{1,100}))?(?:/(?P<file>[^\s@\\]{1,300}))?/?"
 )
 
-
+# %% ../../nbs/parts/626_weights.hub.ipynb #19de322f
 def address(text: str) -> Address:
     """The address in a text that begins with hf://; InputError for anything else."""
     match = _ADDRESS.fullmatch(text)
@@ -80,7 +80,7 @@ def _not_fetched(place: Address, error: Exception) -> NotFound:
         return NotFound(said)
     return NoConnection(f"{said}\n{_elsewhere(place)}")
 
-
+# %% ../../nbs/parts/626_weights.hub.ipynb #a4489a77
 def _elsewhere(place: Address) -> str:
     """What to do without a connection."""
     space = " --repo-type space" if place.kind == "space" else ""
@@ -111,7 +111,7 @@ def _download(place: Address, progress: bool) -> Path:
         reason = str(error).removeprefix(f"{shown(facts.location, 200)}: ")  # long, and signed
         raise NotFound(f"{place} could not be fetched: {reason}") from None
 
-
+# %% ../../nbs/parts/626_weights.hub.ipynb #4a895c4d
 def _folder(place: Address) -> Path:
     """Where our cache keeps the files of a repository."""
     at = f"@{place.revision}" if place.revision else ""
@@ -170,7 +170,7 @@ def _only_weights(place: Address) -> Address:
         f"{place}: {len(names)} files of weights; say which: {place}/{names[0]} ({listed})"
     )
 
-
+# %% ../../nbs/parts/626_weights.hub.ipynb #66f8802a
 def _listed(place: Address) -> Sequence[str]:
     """The files of a repository, by the Hub, or by the cache where the Hub does not answer."""
     from huggingface_hub import HfApi

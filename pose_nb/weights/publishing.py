@@ -65,7 +65,7 @@ def card(
     lines += ["```", "", "```python", *_use(repository, row), "```", ""]
     return "\n".join(lines)
 
-
+# %% ../../nbs/parts/646_weights.publishing.ipynb #7bd18fce
 def _use(repository: str, row: str) -> list[str]:
     """Lines of Python that load the weights."""
     if not row.startswith("own/"):
@@ -87,7 +87,7 @@ def parcel(folder: str | Path, text: str) -> list[Path]:
         temporary.write_text(text, encoding="utf-8")
     return sorted(path for path in Path(folder).iterdir() if path.is_file())
 
-
+# %% ../../nbs/parts/646_weights.publishing.ipynb #7ab10715
 def send(folder: str | Path, repository: str, private: bool = False) -> str:
     """Upload a parcel to USER/REPO on the Hub, which is made if need be; gives back its page.
 
