@@ -53,7 +53,8 @@ setup(
     },
     install_requires=lines("requirements"),
     extras_require={
-        extra: lines(f"{extra}_requirements") for extra in ("notebooks", "site", "dev", "cofw")
+        extra: lines(f"{extra}_requirements")
+        for extra in ("notebooks", "site", "dev", "cofw", "export")
     },
     entry_points={"console_scripts": lines("console_scripts")},
 )

@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from .data_verbs import data_app
+from .export_verb import export
 from .files import InputError
 from .launching import writable_folder
 from .predict_verbs import predict, track
@@ -147,7 +148,7 @@ def labs_pages(
     print(f"open {write_labs(site)} in a browser")
 
 # %% ../nbs/parts/860_cli.ipynb #1fcd9aef
-for verb in (train, evaluate, reproduce, predict, track):
+for verb in (train, evaluate, reproduce, predict, track, export):
     app.command()(verb)
 
 # %% ../nbs/parts/860_cli.ipynb #caa320c1

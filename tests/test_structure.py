@@ -34,7 +34,16 @@ LAYERS = [
     ["sources"],
     ["doctor"],
     ["inference"],
-    ["evaluation", "table_lines", "gathering", "detector", "prediction", "tracking", "video"],
+    [
+        "evaluation",
+        "table_lines",
+        "gathering",
+        "detector",
+        "prediction",
+        "export",
+        "tracking",
+        "video",
+    ],
     ["run_state", "learner", "progress", "runs", "training", "launching", "reproduction", "own"],
     ["measuring"],
     [
@@ -45,6 +54,7 @@ LAYERS = [
         "weights_verbs",
         "run_verbs",
         "predict_verbs",
+        "export_verb",
         "cli",
     ],
 ]

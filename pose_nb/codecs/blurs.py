@@ -127,7 +127,8 @@ def _needed_scale(
 
     1 where no value can meet low or high, so that the factor is of no account.
     """
-    if maps.device.type != "cpu" or type(maps) is not torch.Tensor:
+    followed = type(maps) is not torch.Tensor or torch.jit.is_tracing()
+    if maps.device.type != "cpu" or followed:
         return modulation(maps, blur(maps, kernel_size)).to(near.dtype)
     top, scale = maps.amax((-2, -1)), near.new_ones(near.shape[:2])
     meets = (top > 0) & ((near < low).flatten(2).any(-1) | (top > high))
