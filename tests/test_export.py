@@ -1,5 +1,6 @@
 """Exported networks answer as the network does, in batches of any size, also without pose_nb."""
 
+import copy
 import json
 import os
 import pkgutil
@@ -17,6 +18,7 @@ from pose_nb.cli import main
 from pose_nb.codecs.megvii import Megvii
 from pose_nb.codecs.msra import MSRA
 from pose_nb.codecs.udp import UDP
+from pose_nb.data.crop import normalise
 from pose_nb.export import CropsToKeypoints, check_export, export_model
 from pose_nb.files import InputError
 from pose_nb.prediction import predict
@@ -87,10 +89,14 @@ def noise(row, count):
     return nn.functional.interpolate(coarse, (h, w), mode="bicubic").clamp(0, 255).byte()
 
 
-def away(model, row, ask, flip=False, counts=(1, 3)):
-    """The largest distance, in pixels of the crop, to what the network itself says."""
+def away(model, row, ask, flip=False, doubtful=False):
+    """The largest distance, in pixels of the crop, to what the network itself says.
+
+    doubtful: less what float32 itself leaves open: on a flat top of a random network's map the
+    last digit may move the keypoint by more than 0.01 px, also within torch.
+    """
     whole, most = CropsToKeypoints(model, row, flip).eval(), 0.0
-    for count in counts:
+    for count in (1, 3):
         crops = noise(row, count)
         with torch.inference_mode():
             points, scores = (a.numpy() for a in whole(crops))
@@ -98,8 +104,16 @@ def away(model, row, ask, flip=False, counts=(1, 3)):
         assert found.shape == (count, len(row.skeleton), 2) and heights.shape == scores.shape
         assert len(np.unique(points)) > 5  # these are no answers of an empty map
         np.testing.assert_allclose(heights, scores, rtol=1e-3, atol=1e-5)
-        most = max(most, np.abs(found - points).max())
+        open_to_doubt = np.abs(points - in_float64(model, row, crops)) if doubtful else 0
+        assert np.mean(open_to_doubt > 0.005) < 0.05
+        most = max(most, (np.abs(found - points) - 2 * open_to_doubt).max())
     return most
+
+
+def in_float64(model, row, crops):
+    with torch.inference_mode():
+        maps = copy.deepcopy(model).double()(normalise(crops).double())
+        return row.codec.decode(maps)[0].numpy()
 
 
 def by_onnx(path):
@@ -248,7 +262,7 @@ def test_wrong_wishes_leave_nothing(demo, tmp_path, monkeypatch, capsys):
 def test_every_family(row, tmp_path):
     model = lively(row)
     out = export_model(model, tmp_path / "a.onnx")
-    most = away(model, model.row, by_onnx(out))
+    most = away(model, model.row, by_onnx(out), doubtful=True)
     print(f"{row}: {out.stat().st_size / 1e6:.0f} MB, {most:.6f} px")
     assert most < 0.01
 
