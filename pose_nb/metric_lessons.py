@@ -8,6 +8,7 @@ __all__ = ['KINDS', 'drawn', 'origin', 'labels', 'perfect', 'figures_of', 'moved
            'errors_of', 'extremes', 'of_images', 'spread', 'clearest', 'number_card', 'shown_flags', 'gallery']
 
 # %% ../nbs/parts/977_metric_lessons.ipynb #d2c472ef
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -339,7 +340,8 @@ def number_card(
 # %% ../nbs/parts/977_metric_lessons.ipynb #6b7cd030
 def _write_names(axis: Any, names: Sequence[str]) -> None:
     axis.axis("off")
-    if len(names) <= 32:
+    told = any(not re.fullmatch(r"kpt-?\d+", name) for name in names)
+    if told and len(names) <= 32:
         lines = [f"{k} {name}" for k, name in enumerate(names)]
         for column, start in enumerate(range(0, len(lines), 18)):
             text = "\n".join(lines[start : start + 18])

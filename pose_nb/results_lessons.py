@@ -326,7 +326,7 @@ def cost(name: str, train: int, test: int) -> Cost:
     work = networks * recipe.epochs * train * macs * 2
     memory = parameters * BYTES + part * kept / 2
     minutes = test * macs * 2 * (1 + row.flip) / SPEED / 60
-    updates = networks * recipe.epochs * (train // recipe.batch)
+    updates = networks * recipe.epochs * -(-train // recipe.batch)
     return Cost(name, updates, 3 * work / SPEED / 3600, minutes, memory / 1e9, part)
 
 # %% ../nbs/parts/975_results_lessons.ipynb #023e74e5

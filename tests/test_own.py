@@ -271,7 +271,8 @@ def test_words_of_the_command_that_exclude_each_other(folder, tmp_path, capsys):
     assert "gone.safetensors does not exist" in refused(
         capsys, "train", *words, "--weights", "gone.safetensors"
     )
-    assert "name the row" in refused(capsys, "predict", next(folder.glob("*.png")))
+    picture = next(folder.glob("*.png"))
+    assert "Name the row first" in refused(capsys, "predict", picture, "--weights", "x.pth")
 
 
 GOOD = definition(get_row(ROW))

@@ -17,12 +17,12 @@ from pose_nb.tables.zoo import get_row
 from pose_nb.training import train
 
 PLAIN = dict(optimizer=sgd, epochs=2, schedule=Steps((9,), warmup=1))
-# the smallest row of each family, on crops of half the size; POSE_NB_ALL_FAMILIES=1 adds the others
-LIGHT = """coco/shufflenet-v2 coco/mobilenet-v2 coco/litehrnet-18 coco/hourglassnet coco/mspn-1-stg
-coco/vitpose-s coco/pvt-s coco/swin-t""".split()
-OTHERS = """coco/alexnet coco/resnet-50 coco/resnetv1d-50 coco/resnext-50 coco/seresnet-50
-coco/scnet-50 coco/resnest-50 coco/shufflenet-v1 mpii/cspnext-m coco/hrnet-w32 coco/cpm coco/rsn-50
-coco/hrformer-s""".split()
+# small rows on crops of half the size, one of each kind of network (cheap mixing, several sizes,
+# stages of which one never runs, attention); POSE_NB_ALL_FAMILIES=1 adds all other families
+LIGHT = "coco/shufflenet-v2 coco/litehrnet-18 coco/hourglassnet coco/pvt-s".split()
+OTHERS = """coco/mobilenet-v2 coco/mspn-1-stg coco/vitpose-s coco/swin-t coco/alexnet coco/resnet-50
+coco/resnetv1d-50 coco/resnext-50 coco/seresnet-50 coco/scnet-50 coco/resnest-50
+coco/shufflenet-v1 mpii/cspnext-m coco/hrnet-w32 coco/cpm coco/rsn-50 coco/hrformer-s""".split()
 FAMILIES = LIGHT + (OTHERS if os.environ.get("POSE_NB_ALL_FAMILIES") else [])
 
 
