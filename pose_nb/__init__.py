@@ -13,6 +13,7 @@ _HOME = {
     "get_row": "tables.zoo",
     "create_model": "tables.zoo",
     "predict": "prediction",
+    "track": "video",
     "evaluate": "evaluation",
     "train": "training",
 }

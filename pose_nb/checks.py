@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from .files import InputError, atomic_path, read_json, shown, write_json
+from .files import InputError, atomic_path, file_lock, read_json, shown, write_json
 from .weights.finding import cache_folder
 
 # %% ../nbs/parts/972_checks.ipynb #593dfe5b
@@ -224,9 +224,8 @@ def _tolerance(packed: Any) -> float:
 # %% ../nbs/parts/972_checks.ipynb #06a72f58
 def _write_line(key: str, line: str) -> None:
     """Put a line into the file, sorted, while nobody else writes."""
-    from filelock import FileLock
-
-    with FileLock(Path(tempfile.gettempdir()) / "pose_nb_answers.lock"):
+    place = Path(tempfile.gettempdir()) / "pose_nb_answers.lock"
+    with file_lock(place, f"{place}: somebody else is sealing answers", seconds=60):
         lines = ANSWERS.read_text("ascii").splitlines() if ANSWERS.is_file() else []
         kept = [old for old in lines if old and old.split()[0] != key]
         with atomic_path(ANSWERS) as temporary:
@@ -261,7 +260,7 @@ def _of_function(function: Callable, entry: dict[str, Any]) -> tuple[str, list] 
         arguments = ", ".join(shown(part, 40) for part in _unpacked(case))
         try:
             results.append(function(*_unpacked(case)))
-        except NotImplementedError:
+        except NotImplementedError:  # the stub of somebody who writes it so
             return None
         except Exception as error:
             return f"for ({arguments}) it raises {type(error).__name__}: {error}", []

@@ -149,7 +149,7 @@ def export_model(
         warnings.simplefilter("ignore")  # about deprecation, and shapes that are checked
         try:
             _write(whole, crops, export_words(row, flip), path, format)
-        except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
+        except (RuntimeError, TypeError, ValueError) as error:
             why = shown(str(error).strip() or type(error).__name__, 400)
             raise InputError(f"{row.id}: torch cannot write it as {format}: {why}") from error
     return Path(out)

@@ -159,3 +159,14 @@ def test_each_person_is_smoothed_apart():
     for i in (0, 1):
         lag = places[-1, i, 0] - found[-1].keypoints[found[-1].track_ids == i + 1][0, 0, 0]
         assert 3 < abs(lag) < 20, "a slow filter trails behind, and stays with its own person"
+
+
+def test_what_predict_says_about_a_video_is_there(tmp_path):
+    """`predict` sends whoever hands it a video to `pose_nb.track`."""
+    import pose_nb
+
+    clip = tmp_path / "walk.mp4"
+    clip.write_bytes(b"")
+    with pytest.raises(InputError, match="pose_nb.track takes it"):
+        pose_nb.predict(pose_nb.create_model("demo/shufflenet-v2", "random"), clip)
+    assert callable(pose_nb.track)
