@@ -9,16 +9,25 @@ function render({ model, el }) {
   text.className = "pn-text";
   text.setAttribute("role", "status");
   el.append(canvas, text);
-  let image = null, active = 0, held = false, sent = 0, busy = false, again = false;
+  let image = null, active = 0, held = false, sent = 0, busy = false, again = false, timer = 0;
+  let points = model.get("points");  // as the reader placed them: an answer can be older
 
-  const points = () => model.get("points");
+  function adopt() {
+    if (!held && !again) points = model.get("points");
+    draw();
+  }
+  function free() {
+    clearTimeout(timer);
+    busy = false;
+    if (again) send();
+  }
   function draw() {
     const [w, h] = model.get("size");
     if (canvas.width !== w || canvas.height !== h) [canvas.width, canvas.height] = [w, h];
     const pen = canvas.getContext("2d");
     pen.clearRect(0, 0, w, h);
     if (image) pen.drawImage(image, 0, 0, w, h);
-    points().forEach(([x, y], i) => {
+    points.forEach(([x, y], i) => {
       pen.beginPath();
       pen.arc(x, y, i === active ? 9 : 7, 0, 7);
       pen.lineWidth = 5;
@@ -29,8 +38,8 @@ function render({ model, el }) {
       pen.stroke();
     });
     const name = model.get("names")[active];
-    if (name && points().length > 1) {
-      const [x, y] = points()[active];
+    if (name && points.length > 1) {
+      const [x, y] = points[active];
       pen.font = "14px sans-serif";
       const wide = pen.measureText(name).width;
       const left = Math.min(Math.max(2, x + 12), w - wide - 6);
@@ -46,13 +55,12 @@ function render({ model, el }) {
     draw();
     if (sent) canvas.dataset.ms = (performance.now() - sent).toFixed(1);
     sent = 0;
-    busy = false;
-    if (again) send();
+    free();
   }
   function say() {
     text.textContent = model.get("text");
-    const keys = points().length > 1 ? "Arrow keys move, N and P choose a point. " : "";
-    const one = points().length === 1 ? "Arrow keys move the point. " : "";
+    const keys = points.length > 1 ? "Arrow keys move, N and P choose a point. " : "";
+    const one = points.length === 1 ? "Arrow keys move the point. " : "";
     canvas.setAttribute("aria-label", model.get("label") + ". " + keys + one + model.get("text"));
   }
   function send() {  // one answer at a time: what is moved meanwhile is sent together
@@ -60,15 +68,15 @@ function render({ model, el }) {
     if (busy) return;
     busy = true;
     sent = performance.now();
+    model.set("points", points);
     model.save_changes();
-    setTimeout(() => { busy = false; if (again) send(); }, 500);
+    timer = setTimeout(free, 500);  // a picture that stays the same is not sent again
   }
   function move(i, x, y) {
     const [w, h] = model.get("size");
-    const old = points()[i];
     const place = [Math.min(Math.max(x, 0), w - 1), Math.min(Math.max(y, 0), h - 1)];
-    if (model.get("flat")) place[1] = old[1];
-    model.set("points", points().map((p, k) => (k === i ? place : p)));
+    if (model.get("flat")) place[1] = points[i][1];
+    points = points.map((p, k) => (k === i ? place : p));
     draw();
     send();
   }
@@ -78,9 +86,9 @@ function render({ model, el }) {
     return [((event.clientX - box.left) * w) / box.width, ((event.clientY - box.top) * h) / box.height];
   }
   canvas.addEventListener("pointerdown", (event) => {
-    if (!points().length) return;
+    if (!points.length) return;
     const [x, y] = at(event);
-    const far = points().map((p) => Math.hypot(p[0] - x, p[1] - y));
+    const far = points.map((p) => Math.hypot(p[0] - x, p[1] - y));
     active = far.indexOf(Math.min(...far));
     held = true;
     canvas.setPointerCapture(event.pointerId);
@@ -91,7 +99,7 @@ function render({ model, el }) {
   canvas.addEventListener("pointermove", (event) => { if (held) move(active, ...at(event)); });
   canvas.addEventListener("pointerup", () => { held = false; });
   canvas.addEventListener("keydown", (event) => {
-    const step = event.shiftKey ? 8 : 1, count = points().length;
+    const step = event.shiftKey ? 8 : 1, count = points.length;
     const ways = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
     const turn = { n: 1, N: 1, p: -1, P: -1 }[event.key];
     if (!count || !(event.key in ways || turn)) return;
@@ -101,11 +109,12 @@ function render({ model, el }) {
       active = (active + turn + count) % count;
       return draw();
     }
-    const [x, y] = points()[active], [dx, dy] = ways[event.key];
+    const [x, y] = points[active], [dx, dy] = ways[event.key];
     move(active, x + dx * step, y + dy * step);
   });
   model.on("change:picture", load);
-  model.on("change:points change:size", draw);
+  model.on("change:points", adopt);
+  model.on("change:size", draw);
   model.on("change:text", say);
   load();
   say();

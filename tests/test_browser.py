@@ -298,6 +298,55 @@ def test_every_lab_shows_what_its_function_computes(page):
         drive(page)
 
 
+LATE = """
+async (code) => {
+  const { default: canvas } = await import("data:text/javascript," + encodeURIComponent(code));
+  const dot = document.createElement("canvas");
+  const blob = await new Promise((done) => dot.toBlob(done));
+  const state = { size: [200, 100], points: [[20, 20], [60, 60]], names: [], text: "", label: "",
+                  flat: false, picture: new Uint8Array(await blob.arrayBuffer()) };
+  const heard = {}, el = document.body.appendChild(document.createElement("div"));
+  window.sent = [];
+  window.late = (values) => Object.entries(values).forEach(([key, value]) => {
+    state[key] = value;
+    (heard["change:" + key] ?? []).forEach((hear) => hear());
+  });
+  const model = {
+    get: (key) => state[key],
+    set: (key, value) => window.late({ [key]: value }),
+    on: (names, hear) => names.split(" ").forEach((n) => (heard[n] ??= []).push(hear)),
+    save_changes: () => window.sent.push(structuredClone(state.points)),
+  };
+  canvas.render({ model, el });
+}
+"""
+
+
+def test_a_late_answer_takes_no_move_back(browser):
+    """Python's echo of a point's place may come when the reader has already moved it further."""
+    page = browser.new_page()
+    page.goto("about:blank")
+    page.evaluate(LATE, Path(widgets.__file__).with_name("canvas.js").read_text("utf-8"))
+    box = page.locator("canvas").bounding_box()
+
+    def drag(*places):
+        for i, (x, y) in enumerate(places):
+            page.mouse.move(box["x"] + x, box["y"] + y)
+            page.mouse.down() if i == 0 else None
+        page.mouse.up()
+
+    drag((20, 20), (30, 30), (90, 90))
+    page.evaluate("late({ points: sent[0] })")  # the first of three places comes back
+    drag((60, 60), (150, 40))
+    page.wait_for_function("sent.length > 1", timeout=5_000)
+    assert page.evaluate("sent.at(-1)") == [[90, 90], [150, 40]]
+    page.evaluate("late({ points: [[5, 5], [6, 6]] })")  # Python's own choice is taken
+    drag((7, 8))
+    page.wait_for_function("sent.length > 2", timeout=5_000)
+    assert page.evaluate("sent.at(-1)")[0] == [5, 5]
+    page.close()
+
+
 # ---------------------------------------------------------------- without Python
 
 
