@@ -90,8 +90,9 @@ def _likeness(given: np.ndarray, right: np.ndarray, within: float) -> str:
     if right.size == 1:
         return "that is too " + ("large" if given > right else "small")
     far = np.abs(given - right) > within
-    first = tuple(int(i) for i in np.argwhere(far)[0])
-    return f"{int(far.sum())} of {right.size} numbers are not right; the first at index {first}"
+    first = np.argwhere(far)[0].tolist()
+    place = first[0] if len(first) == 1 else tuple(first)
+    return f"{int(far.sum())} of {right.size} numbers are not right; the first at index {place}"
 
 # %% ../nbs/parts/972_checks.ipynb #816a6629
 def _numbers(value: Any) -> np.ndarray | None:
@@ -104,7 +105,13 @@ def _numbers(value: Any) -> np.ndarray | None:
 
 
 def _word(text: Any) -> str:
-    return " ".join(str(text).casefold().split())
+    return " ".join(str(text).casefold().replace("_", " ").split())
+
+
+def _alone(value: Any) -> Any:
+    """What is in a list, tuple or set of one; anything else as it is."""
+    one = isinstance(value, (list, tuple, set)) and len(value) == 1
+    return next(iter(value)) if one else value
 
 
 def _of_words(value: Any) -> bool:
@@ -114,16 +121,22 @@ def _of_words(value: Any) -> bool:
 def difference(given: Any, right: Any, within: float) -> str:
     """What an answer has of another kind, shape or size than the right one; "" if it is right.
 
-    Words are compared without case and spaces at their ends, sets in any order, numbers, arrays
+    Words are compared without case, an underscore is a space; sets in any order; numbers, arrays
     and tensors to `within` (absolute).
     """
     if isinstance(right, bool):
         is_bool = isinstance(given, (bool, np.bool_))
         return "True or False is needed" if not is_bool else "" if given == right else "it is not"
     if isinstance(right, str):
-        return "" if _word(given) == _word(right) else f"{shown(given)} is not it"
+        same, other = _word(_alone(given)) == _word(right), isinstance(_alone(given), str)
+        return "" if same else f"{shown(given)} is not it" + ("" if other else "; a word is needed")
     if isinstance(right, set) or _of_words(right):
         return _other_members(given, right)
+    return _other_numbers(given, right, within)
+
+# %% ../nbs/parts/972_checks.ipynb #f83d5ccf
+def _other_numbers(given: Any, right: Any, within: float) -> str:
+    """How numbers, arrays or tensors differ from the right ones."""
     found, wanted = _numbers(given), np.asarray(_numbers(right))
     if found is None:
         what = "a number" if wanted.ndim == 0 else f"an array of shape {wanted.shape}"
@@ -131,7 +144,8 @@ def difference(given: Any, right: Any, within: float) -> str:
     if found.size == wanted.size == 1:
         found = found.reshape(wanted.shape)
     if found.shape != wanted.shape:
-        return f"its shape is {found.shape}; {wanted.shape or 'a single number'} is needed"
+        own = f"its shape is {found.shape}" if found.shape else "that is a single number"
+        return f"{own}; {wanted.shape or 'a single number'} is needed"
     if np.isnan(found).any():
         return "it holds NaN"
     close = np.abs(found - wanted) <= within * (1 + 1e-9)
@@ -176,7 +190,7 @@ def seal(
     key: str,
     answer: Any,
     within: float | None = None,
-    hint: str = "",
+    hint: str | Sequence[str] = "",
     note: str = "",
     wrong: Sequence[tuple[Any, str]] = (),
     cases: Sequence[tuple] = (),
@@ -185,9 +199,10 @@ def seal(
 
     answer: a number, text, bool, a list or set of them, an array, or a function, for which `cases`
     are the hidden inputs, a tuple of arguments each. within: the tolerance, absolute; by default
-    0 for whole numbers and a hundredth of the largest number otherwise. hint: what `hint` says.
-    note: what is said when the answer is right. wrong: mistakes to expect (values, or functions)
-    and what to say about each. InputError: a key of another form, a function without cases.
+    0 for whole numbers and a hundredth of the largest number otherwise. hint: what `hint` says,
+    or several texts, said one by one. note: what is said when the answer is right. wrong: mistakes
+    to expect (values, or functions) and what to say about each.
+    InputError: a key of another form, a function without cases.
     """
     if not _KEY.fullmatch(key):
         raise InputError(f"{shown(key)}: keys are like '4.2', 'parts/520.1' or 'results/coco.1'")
@@ -265,7 +280,9 @@ def _of_function(function: Callable, entry: dict[str, Any]) -> tuple[str, list] 
         except Exception as error:
             return f"for ({arguments}) it raises {type(error).__name__}: {error}", []
         if _is_open(results[-1]):
-            return None
+            if len(results) == 1:
+                return None
+            return f"for ({arguments}) it gives nothing: is a `return` missing?", []
         if reason := difference(results[-1], _unpacked(right), entry["within"]):
             wrong = _expected_mistake(entry, function) or reason
             return f"for ({arguments}) it gives {shown(results[-1], 60)}: {wrong}", results
@@ -299,7 +316,7 @@ def _judged(key: str, given: Any) -> Verdict:
         return Verdict(False, f"Exercise {key}: {what} is needed.{helps}")
     if entry["is_function"]:
         if (judged := _of_function(given, entry)) is None:
-            return still_open
+            return Verdict(None, f"Exercise {key} is not answered yet: nothing is returned.{helps}")
         reason, right = judged[0], f" in all {len(entry['cases'])} hidden cases"
     else:
         reason, right = difference(given, _unpacked(entry["answer"]), entry["within"]), ""
@@ -321,9 +338,17 @@ def check(key: str, given: Any) -> Verdict:
     return verdict
 
 # %% ../nbs/parts/972_checks.ipynb #0d883cca
+_hints_given: dict[str, int] = {}
+
+
 def hint(key: str) -> None:
-    """Print a hint for an exercise; InputError: there is no such exercise."""
-    print(_entry(key)["hint"] or f"There is no hint for exercise {key}.")
+    """Print the next hint for an exercise, the last again; InputError: no such exercise."""
+    known = _entry(key)["hint"]
+    hints = [known] if isinstance(known, str) else known
+    now = min(_hints_given.get(key, 0), len(hints) - 1)
+    _hints_given[key] = now + 1
+    more = f' (hint("{key}") once more says more)' if now + 1 < len(hints) else ""
+    print((hints[now] or f"There is no hint for exercise {key}.") + more)
 
 # %% ../nbs/parts/972_checks.ipynb #a99c322c
 def _predictions() -> Path:
