@@ -65,6 +65,7 @@ LEAVES = [
     "lessons",
     "results_lessons",
     "metric_lessons",
+    "face_network",
     "course_lessons",
     "course_mistakes",
     "checks",
