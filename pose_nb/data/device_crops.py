@@ -17,7 +17,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from .crop import check_size, decode_image
 from .pixels import HSV, Blur, Rectangle, median_blur
@@ -52,6 +51,8 @@ def read_encoded(path: str | Path) -> Encoded:
 # %% ../../nbs/parts/255_data.device_crops.ipynb #3c9e3f6a
 def decode(files: Sequence[Encoded], device: str | torch.device) -> list[torch.Tensor]:
     """Pictures (3, h, w) uint8 RGB on the device; InputError names a file that is broken."""
+    from torchvision.io import ImageReadMode, decode_jpeg  # seconds to import
+
     contents = [torch.from_numpy(file.content) for file in files]
     jpegs = [content for content in contents if content.dim() == 1]
     try:
