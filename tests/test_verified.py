@@ -1,8 +1,10 @@
 """From "not run" to "verified": a miniature of every set, weights whose figures are known."""
 
+import ast
 import json
 import shutil
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -175,3 +177,24 @@ def test_drawn_people_verify_nothing(sets, tmp_path, monkeypatch):
     (data / "synthpose.json").write_text("{}")
     record_path(row.id, tmp_path / "ledger").unlink()
     assert measure("300w", [row], data, **how)[0].status == "runs"
+
+
+def test_what_is_counted_from_human_arts_sample(samples):
+    """The notebook's literals about the 13 detected boxes that MMPose's repository holds."""
+    folder = samples / "humanart"
+    rows = json.loads((folder / "test_humanart_det_AP_H_56.json").read_text())
+    images = json.loads((folder / "test_humanart.json").read_text())["images"]
+    size = {image["id"]: np.array([image["width"], image["height"]]) for image in images}
+    inside, overlaps = {"corners": 0, "widths": 0}, []
+    for one in rows:
+        start, other = np.split(np.array(one["bbox"]), 2)
+        ends, edge = {"corners": other, "widths": start + other}, size[one["image_id"]] + 1
+        for reading, end in ends.items():
+            inside[reading] += bool((end <= edge).all())
+        overlaps.append(float((other - start).prod() / other.prod()))  # one holds the other
+    path = Path(__file__).parent.parent / "nbs" / "results" / "07_humanart_det.ipynb"
+    cells = ["".join(cell["source"]) for cell in json.loads(path.read_text())["cells"]]
+    (cell,) = [cell for cell in cells if cell.startswith("SAMPLE = ")]
+    sample, told = (ast.literal_eval(node.value) for node in ast.parse(cell).body[:2])
+    assert list(sample.values()) == [len(rows), inside["corners"], inside["widths"]]
+    assert [round(v, 2) for v in sorted(overlaps)] == told
