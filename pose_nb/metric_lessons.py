@@ -222,21 +222,23 @@ def kinds_of_errors(records: Records, poses: Poses) -> np.ndarray:
 
 # %% ../nbs/parts/977_metric_lessons.ipynb #a4646842
 def show_kinds(records: Records, kinds: np.ndarray) -> "Figure":
-    """A figure of the kinds of error, keypoint by keypoint; mirror partners share a bar."""
+    """A figure of the kinds of error, keypoint by keypoint; mirror partners share a bar.
+
+    A keypoint that nobody has a label of has no bar.
+    """
     import matplotlib.pyplot as plt
 
-    names = [name.removeprefix("left_") for name in records.skeleton.keypoints]
-    names = [name.removeprefix("right_") for name in names]
-    groups = list(dict.fromkeys(names))
+    groups: dict[str, list[int]] = {}
+    for k, name in enumerate(records.skeleton.keypoints):
+        if (kinds[:, k] >= 0).any():
+            groups.setdefault(re.sub("^(left|right)_", "", name), []).append(k)
     paint = [COLORS[c] for c in ("UDP", "first", "prediction", "Megvii", "DARK")]
     figure, axis = plt.subplots(figsize=(6, 0.5 + 0.24 * len(groups)), layout="constrained")
     left = np.zeros(len(groups))
     for k, kind in enumerate(KINDS):
-        share = []
-        for group in groups:
-            mine = kinds[:, [i for i, name in enumerate(names) if name == group]]
-            share.append(100 * (mine == k).sum() / max(1, (mine >= 0).sum()))
-        axis.barh(groups, share, left=left, color=paint[k], label=kind)
+        parts = [kinds[:, mine] for mine in groups.values()]
+        share = [100 * (part == k).sum() / (part >= 0).sum() for part in parts]
+        axis.barh(list(groups), share, left=left, color=paint[k], label=kind)
         left += share
     axis.invert_yaxis()
     axis.set(xlabel="% of the labelled keypoints", xlim=(0, 100))
@@ -313,39 +315,69 @@ def clearest(people: HeldOut) -> int:
 def number_card(
     records: Records, index: int, every: int = 1, more: Mapping[str, np.ndarray] | None = None
 ) -> "Figure":
-    """A figure of one person or face with numbered keypoints, and their names beside it.
+    """A figure of one person or face with its keypoints, and what their numbers mean beside it:
 
+    names, or where they have none a drawing with mirror partners joined.
     more: boxes (4,) x1 y1 x2 y2 to draw, by name. every: number only each so many-th keypoint.
     """
     import matplotlib.pyplot as plt
 
-    box, image = records.boxes[index], read_image(records.image_files[index])
-    extent = 1.15 * float((box[2:] - box[:2]).max())
-    half = np.minimum((extent - 1) / 2, (np.array(image.shape[1::-1]) - 1) / 2)
-    center = np.clip((box[:2] + box[2:]) / 2, half, np.array(image.shape[1::-1]) - 1 - half)
-    for name, corners in (more or {}).items():
-        image = draw_boxes(image, np.asarray(corners)[None], labels=[name])
-    part, points = close_up(image, labels(records)[index], center, extent, 420)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(6, 3.6), layout="constrained")
+    part, points = _close_up(records, index, more or {})
+    figure, (left, right) = plt.subplots(1, 2, figsize=(6, 3.2), layout="constrained")
     left.imshow(part)
     known = np.flatnonzero(records.visible[index] > 0)
     left.scatter(*points[known].T, s=9, color=COLORS["prediction"], edgecolors="black", lw=0.4)
-    for k in known[known % every == 0]:
+    left.axis("off")
+    right.axis("off")
+    numbered, names = known[known % every == 0], records.skeleton.keypoints
+    if all(re.fullmatch(r"(kpt|face)-\d+", name) for name in names):
+        _draw_partners(right, points, known, numbered, records.skeleton)
+        return figure
+    for k in numbered:
         style = dict(boxstyle="round,pad=0.1", fc="white", alpha=0.75, lw=0)
         left.annotate(str(k), points[k], (4, 3), textcoords="offset points", fontsize=9, bbox=style)
-    left.axis("off")
-    _write_names(right, records.skeleton.keypoints)
+    _write_names(right, names)
     return figure
 
 # %% ../nbs/parts/977_metric_lessons.ipynb #6b7cd030
+def _close_up(
+    records: Records, index: int, more: Mapping[str, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The square around a record's box, with boxes drawn into it, and its keypoints there."""
+    box, image = records.boxes[index], read_image(records.image_files[index])
+    extent = 1.15 * float((box[2:] - box[:2]).max())
+    last = np.array(image.shape[1::-1]) - 1
+    half = np.minimum((extent - 1) / 2, last / 2)
+    center = np.clip((box[:2] + box[2:]) / 2, half, last - half)
+    for name, corners in more.items():
+        image = draw_boxes(image, np.asarray(corners)[None], labels=[name])
+    return close_up(image, labels(records)[index], center, extent, 420)
+
+
 def _write_names(axis: Any, names: Sequence[str]) -> None:
-    axis.axis("off")
-    told = any(not re.fullmatch(r"kpt-?\d+", name) for name in names)
-    if told and len(names) <= 32:
-        lines = [f"{k} {name}" for k, name in enumerate(names)]
-        for column, start in enumerate(range(0, len(lines), 18)):
-            text = "\n".join(lines[start : start + 18])
-            axis.text(0.55 * column, 1, text, fontsize=9, va="top", transform=axis.transAxes)
+    lines = [f"{k} {name}" for k, name in enumerate(names)]
+    for column, start in enumerate(range(0, len(lines), 18)):
+        text = "\n".join(lines[start : start + 18])
+        axis.text(0.55 * column, 1, text, fontsize=9, va="top", transform=axis.transAxes)
+
+# %% ../nbs/parts/977_metric_lessons.ipynb #750d9308
+def _draw_partners(
+    axis: Any, points: np.ndarray, known: np.ndarray, numbered: np.ndarray, skeleton: Skeleton
+) -> None:
+    """Keypoints on white, mirror partners joined; each number stands away from its neighbours."""
+    for pair in skeleton.flip_pair_ids:
+        if np.isin(pair, known).all():
+            axis.plot(*points[list(pair)].T, color="0.8", lw=0.8, zorder=0)
+    axis.scatter(*points[known].T, s=9, color=COLORS["prediction"], edgecolors="black", lw=0.4)
+    for k in numbered:
+        near = known[np.argsort(np.linalg.norm(points[known] - points[k], axis=1))[1:4]]
+        away = points[k] - points[near].mean(0)
+        away *= (8, -8) / np.linalg.norm(away).clip(1e-6)  # up is negative in a picture
+        style = dict(textcoords="offset points", ha="center", va="center", fontsize=9)
+        axis.annotate(str(k), points[k], away, **style)
+    axis.set_title("mirror partners are joined", fontsize=9)
+    axis.set_aspect("equal")
+    axis.invert_yaxis()
 
 # %% ../nbs/parts/977_metric_lessons.ipynb #e8377079
 def shown_flags(people: HeldOut) -> np.ndarray:
