@@ -23,6 +23,7 @@ from .files import InputError
 from .launching import writable_folder
 from .predict_verbs import predict, track
 from .run_verbs import Device, RowId, Seed, evaluate, reproduce, train
+from .tables.facts import ids_beginning
 from .weights_verbs import weights_app
 
 # %% ../nbs/parts/860_cli.ipynb #fec4c6ea
@@ -190,7 +191,10 @@ def doctor(
     data: Annotated[
         Path, typer.Argument(metavar="PATH", help="a folder, a COCO-style JSON or a CSV")
     ],
-    row: Annotated[str | None, typer.Option(help="a row whose data set this is")] = None,
+    row: Annotated[
+        str | None,
+        typer.Option(help="a row whose data set this is", autocompletion=ids_beginning),
+    ] = None,
     form: Annotated[str | None, typer.Option(help="the set: coco, mpii, wflw, ...")] = None,
     split: Annotated[str | None, typer.Option(help="one split only: train, val, ...")] = None,
     images: Annotated[Path | None, typer.Option(help="image folder; else looked for")] = None,

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from .files import InputError, atomic_path
+from .tables.facts import ids_beginning
 
 # %% ../nbs/parts/854_export_verb.ipynb #cad30b90
 def network_to_export(row: str | None, weights: str | None) -> Any:
@@ -42,7 +43,9 @@ _SCRIPT = "also write a script there that runs an ONNX file without pose_nb or t
 
 def export(
     out: Annotated[Path, typer.Option(metavar="FILE", help="the new file")],
-    row: Annotated[str | None, typer.Argument(metavar="ROW", help=_ROW)] = None,
+    row: Annotated[
+        str | None, typer.Argument(metavar="ROW", help=_ROW, autocompletion=ids_beginning)
+    ] = None,
     weights: Annotated[str | None, typer.Option(help=_WEIGHTS)] = None,
     format: Annotated[str, typer.Option(help=_FORMAT)] = "onnx",
     flip: Annotated[bool, typer.Option("--flip", help="with the flip test inside")] = False,

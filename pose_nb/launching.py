@@ -23,9 +23,11 @@ from .files import InputError
 def launch(processes: int, function: Callable[..., Any], *arguments: Any) -> None:
     """Call a function of a module in several processes of this machine, which know each other.
 
-    InputError: what the first process that failed said, or that it was killed.
+    InputError: what the first process that failed said, or that it was killed. KeyboardInterrupt:
+    somebody asked them to stop.
     """
     import torch
+    from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -50,6 +52,8 @@ def launch(processes: int, function: Callable[..., Any], *arguments: Any) -> Non
     with tempfile.TemporaryDirectory() as folder, _own_signals():
         try:
             elastic_launch(config, _one_of_many)(folder, function, *arguments)
+        except SignalException:
+            raise KeyboardInterrupt(_stopped(Path(folder))) from None
         except ChildFailedError as error:
             raise InputError(_what_failed(Path(folder), error)) from None
 
@@ -84,14 +88,23 @@ def _one_of_many(folder: str, function: Callable[..., Any], *arguments: Any) -> 
         raise SystemExit(1) from None
 
 # %% ../nbs/parts/845_launching.ipynb #4ee2934c
+def _notes(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir(), key=lambda file: (file.stat().st_mtime_ns, file.name))
+
+
+def _stopped(folder: Path) -> str:
+    """What the first process that was asked to stop said."""
+    texts = [n.read_text(encoding="utf-8") for n in _notes(folder) if n.suffix == ".stopped"]
+    return next(filter(None, texts), "stopped; the same command goes on")
+
+# %% ../nbs/parts/845_launching.ipynb #49c1271f
 def _what_failed(folder: Path, error: Any) -> str:
     """What the first process that failed said; KeyboardInterrupt if it was asked to stop."""
-    notes = sorted(folder.iterdir(), key=lambda file: (file.stat().st_mtime_ns, file.name))
-    for note in notes:
-        if note.suffix == ".stopped":
-            raise KeyboardInterrupt(note.read_text(encoding="utf-8"))
-    first = error.get_first_failure()[1]
-    killed = [failure for failure in error.failures.values() if failure.exitcode < 0]
+    notes, first = _notes(folder), error.get_first_failure()[1]
+    failed = error.failures.values()
+    killed = [f for f in failed if f.exitcode < 0 and f.exitcode != -signal.SIGTERM]
+    if not killed and any(note.suffix == ".stopped" for note in notes):
+        raise KeyboardInterrupt(_stopped(folder))  # not because the launcher asked it to
     if notes and not killed:
         text = notes[0].read_text(encoding="utf-8")
         return text if notes[0].suffix == ".wrong" else f"process {notes[0].stem} failed:\n{text}"

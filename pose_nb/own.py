@@ -35,6 +35,7 @@ from .tables.recipes import FlatCosine, Recipe
 from .tables.rows import OWN, Row
 from .tables.zoo import get_row
 from .training import train
+from .weights.authors import expert_of
 from .weights.loading import weights_file
 from .weights.starts import go_on, last_layers
 
@@ -249,22 +250,24 @@ def base_row(row: str | Row | None, weights: str | Path | None = None) -> Row:
     """The row whose network is used: as asked for, else that of the weights, else a default."""
     if row is not None:
         return get_row(row)
-    if weights is None or str(weights) == "published":
+    if weights is None or str(weights) in ("published", "hub"):
         return get_row(DEFAULT_ROW)
-    return get_row(row_of_weights(weights).id.removeprefix(OWN))
+    return get_row(row_of_weights(weights_file(weights)).id.removeprefix(OWN))
 
 # %% ../nbs/parts/852_own.ipynb #429f2232
 def begin_with(row: Row, weights: str | Path, base: Row, seed: int = 0) -> tuple[nn.Module, str]:
     """The network of a row with another's weights, and in words what of them was kept.
 
-    base: the row that the weights belong to, if the file does not say. The last layers are new,
-    unless the keypoints are the same. InputError for a file that does not fit.
+    weights: as for `weights_file`. base: the row that they belong to, if the file does not say.
+    The last layers are new, unless the keypoints are the same. InputError for a file that does not
+    fit.
     """
-    file = weights_file(weights, base.checkpoints)
+    file = weights_file(weights, base.checkpoints, base.id)
     torch.manual_seed(seed)
     model = row.create()
     leave = last_layers(model) if _keypoints_of(file, base) != row.skeleton.keypoints else ()
-    report = go_on(model, file, row.network().names, leave)
+    expert = expert_of(base.benchmark.data.name)
+    report = go_on(model, file, row.network().names, leave, expert)
     state = model.state_dict()
     numbers = sum(state[key].numel() for key in report.loaded)
     anew = [key for key in report.kept if not key.endswith("num_batches_tracked")]

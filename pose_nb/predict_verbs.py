@@ -20,6 +20,7 @@ from typing import Annotated, Any
 import typer
 
 from .files import InputError
+from .tables.facts import ids_beginning
 
 # %% ../nbs/parts/856_predict_verbs.ipynb #d5d7f681
 USUAL = "coco/hrnet-w32"  # where neither row nor weights are named, with a public copy of weights
@@ -223,9 +224,17 @@ def _tell(
     say = sys.stderr if o["as_json"] else sys.stdout
     print(f"{o['out']}: {who} in {where}{rest}; {left}", file=say)
 
+# %% ../nbs/parts/856_predict_verbs.ipynb #af357f90
+def _row_or_file(text: str) -> list[str]:
+    """Rows that begin with a text that is not empty; a shell looks among the files for none."""
+    return ids_beginning(text) if text else []
+
 # %% ../nbs/parts/856_predict_verbs.ipynb #8788966e
 _INPUTS = "row (not for weights that training made), then files, folders, 'patterns', URLs, or -"
-Words = Annotated[list[str], typer.Argument(metavar="[ROW] PICTURE...", help=_INPUTS)]
+Words = Annotated[
+    list[str],
+    typer.Argument(metavar="[ROW] PICTURE...", help=_INPUTS, autocompletion=_row_or_file),
+]
 _WEIGHTS = "a file, hub (a public copy), hf://user/repo, published, or random"
 NetWeights = Annotated[str | None, typer.Option("--weights", help=_WEIGHTS)]
 _BOXES = "auto (look for people), whole (one fills each picture), or a JSON file: {file name: "
@@ -362,7 +371,9 @@ def _tracks(source: str, o: dict[str, Any]) -> Any:
 
 # %% ../nbs/parts/856_predict_verbs.ipynb #ba9e5098
 _VIDEO = "row (not for weights that training made), then a video file, URL or camera number"
-VideoWords = Annotated[list[str], typer.Argument(metavar="[ROW] VIDEO", help=_VIDEO)]
+VideoWords = Annotated[
+    list[str], typer.Argument(metavar="[ROW] VIDEO", help=_VIDEO, autocompletion=_row_or_file)
+]
 _EVERY = "frames from one look of the detector to the next"
 Every = Annotated[int, typer.Option(min=1, help=_EVERY)]
 Match = Annotated[str, typer.Option(help="who is who: greedy, or hungarian (the best sum)")]

@@ -13,6 +13,7 @@ import json
 import math
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -228,14 +229,16 @@ def locked(out: str | Path) -> Iterator[None]:
 def stop_requests() -> Iterator[Callable[[], bool]]:
     """A function that says whether somebody asked this process to stop (Ctrl-C, SIGTERM).
 
-    A second Ctrl-C interrupts at once. Outside of the main thread, signals stay as they are.
+    A second Ctrl-C interrupts at once; within half a second it is the same one, which a launcher
+    passes on. Outside of the main thread, signals stay as they are.
     """
-    asked: list[int] = []
+    asked: dict[int, float] = {}  # signal -> when it came first
 
     def note(number: int, frame: Any) -> None:
-        if number == signal.SIGINT and number in asked:
+        now = time.monotonic()
+        first = asked.setdefault(number, now)
+        if number == signal.SIGINT and now - first > 0.5:
             raise KeyboardInterrupt
-        asked.append(number)
 
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False

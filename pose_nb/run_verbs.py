@@ -18,13 +18,14 @@ import typer
 
 from .files import InputError
 from .launching import in_processes, writable_folder
+from .tables.facts import ids_beginning
 
 # %% ../nbs/parts/859_run_verbs.ipynb #e44b4952
 _ROW = "id of a row, such as coco/resnet-50; `pose-nb list` shows all"
-RowId = Annotated[str, typer.Argument(metavar="ROW", help=_ROW)]
+RowId = Annotated[str, typer.Argument(metavar="ROW", help=_ROW, autocompletion=ids_beginning)]
 DataRoot = Annotated[Path, typer.Option("--data", help="folder of the set, in its authors' layout")]
 Weights = Annotated[
-    str | None, typer.Option(help="a .pth or .safetensors file, or the word: published")
+    str | None, typer.Option(help="a file, hub (a public copy), hf://user/repo, or published")
 ]
 Batch = Annotated[int, typer.Option(min=1, help="images per step")]
 _WORKERS = "processes that read images; default: the cores; 0: this process alone"
@@ -62,9 +63,13 @@ _START = "published, near (a similar network's), random, or a file of a classifi
 Start = Annotated[str, typer.Option(help=_START)]
 _DATA = "folder of the set, in its authors' layout; without ROW: your folder, CSV or COCO JSON"
 TrainingData = Annotated[Path, typer.Option("--data", help=_DATA)]
-MaybeRow = Annotated[str | None, typer.Argument(metavar="ROW", help=_ROW)]
+MaybeRow = Annotated[
+    str | None, typer.Argument(metavar="ROW", help=_ROW, autocompletion=ids_beginning)
+]
 _FINETUNE = "own keypoints: the row whose network is used, from --weights FILE or its usual start"
-Finetune = Annotated[str | None, typer.Option(metavar="ROW", help=_FINETUNE)]
+Finetune = Annotated[
+    str | None, typer.Option(metavar="ROW", help=_FINETUNE, autocompletion=ids_beginning)
+]
 _PICTURES = "own keypoints: the folder of the pictures; else looked for"
 PictureFolder = Annotated[Path | None, typer.Option(help=_PICTURES)]
 _ANYWAY = "own keypoints: train although the doctor found errors"

@@ -24,6 +24,7 @@ from pose_nb.tables.zoo import MORE_ROWS, get_row
 from pose_nb.weights.authors import EXPERTS, expert_of, published_tensors, writer_of
 from pose_nb.weights.copies import COPIES
 from pose_nb.weights.loading import convert, load_weights
+from pose_nb.weights.starts import go_on
 
 ALL_SIZES = bool(os.environ.get("POSE_NB_ALL_SIZES"))
 SMALL = {"tiny": (32, 2, 4, 8)}  # width, depth, heads, rows of an expert
@@ -253,6 +254,20 @@ def test_a_vitpose_of_one_set_needs_no_expert():
     model = ours((32, 2, 4, 0), False, 17).double()
     model.load_state_dict(convert(reading.tensors, model, PUBLISHED_NAMES))
     same_heatmaps(theirs, model, torch.randn(1, 3, INPUT[1], INPUT[0], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("writer", ["transformers", "ViTPose+"])
+def test_training_goes_on_from_any_writers_file(writer, tmp_path):
+    """As prediction reads them; with other keypoints, all but the last layer."""
+    theirs = plus() if writer == "ViTPose+" else transformers_model(SMALL["tiny"], False, 6, 17)
+    torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
+    whole, mine = ours(SMALL["tiny"], False, 17), ours(SMALL["tiny"], False, 5)
+    load_weights(whole, tmp_path / "theirs.pth", PUBLISHED_NAMES)
+    report = go_on(mine, tmp_path / "theirs.pth", PUBLISHED_NAMES)
+    assert report.kept == ["head.final_layer.weight", "head.final_layer.bias"]
+    expected, found = whole.state_dict(), mine.state_dict()
+    assert all(torch.equal(found[key], expected[key]) for key in report.loaded)
+    assert len(report.loaded) == len(found) - 2
 
 
 def test_what_does_not_fit_is_named():

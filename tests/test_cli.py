@@ -121,6 +121,30 @@ def test_the_environment(run):
     assert status == 0 and {"code", "hardware", "libraries"} <= json.loads(out).keys()
 
 
+@pytest.mark.parametrize(
+    "typed",
+    ["info", "train", "train --finetune", "evaluate", "reproduce", "predict", "track", "export"]
+    + ["doctor --row", "weights list", "weights publish --row"],
+)
+def test_rows_are_completed(run, monkeypatch, typed):
+    words = f"pose-nb {typed} coco/hr"
+    monkeypatch.setenv("_POSE_NB_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
+    status, out, _ = run()
+    assert status == 0 and "coco/hrnet-w32" in out.split()
+    assert all(line.startswith("coco/hr") for line in out.split())
+
+
+def test_files_are_left_to_the_shell(run, monkeypatch):
+    """Where nothing is typed yet, or no row begins so, the answer is empty."""
+    monkeypatch.setenv("_POSE_NB_COMPLETE", "complete_bash")
+    for typed, number in (("pose-nb predict ", 2), ("pose-nb predict phot", 2)):
+        monkeypatch.setenv("COMP_WORDS", typed)
+        monkeypatch.setenv("COMP_CWORD", str(number))
+        assert run()[1].strip() == ""
+
+
 def test_unknown_table_and_pattern(refused):
     assert "known are text, md" in refused("table", "coco", "--format", "xls")
     assert "crowdpose" in refused("table", "crowdpoes")

@@ -16,6 +16,7 @@ from pose_nb.skeletons import COCO, Skeleton
 from pose_nb.tables.definitions import definition, metadata, read_definition, row_of_weights
 from pose_nb.tables.own import Split, load_split
 from pose_nb.tables.zoo import get_row
+from pose_nb.weights import loading
 from pose_nb.weights.tensors import read_safetensors, write_safetensors
 
 ROW = "coco/shufflenet-v2"
@@ -148,6 +149,20 @@ def test_predict_needs_no_row(run, folder, tmp_path):
     said("predict", "--weights", best, picture, "--out", tmp_path, "--device", "cpu")
     answer = (tmp_path / "keypoints.json").read_text()
     assert all(name in answer for name in NAMES) and f"own/{ROW}" in answer
+
+
+def test_it_begins_with_what_prediction_takes(run, monkeypatch):
+    """hub and hf://user/repo, as for `pose-nb predict`; the file says its row."""
+    asked = []
+    monkeypatch.setattr(loading, "hub_file", lambda url: asked.append(url) or run[2])
+    monkeypatch.setattr(loading, "from_hub", lambda *what: (asked.append(what[0]) or run[2],))
+    row = get_row(ROW)
+    for weights in ("hf://somebody/people", "hub"):
+        model, words = own.begin_with(row, weights, row)
+        assert model.source == str(run[2]) and "new and random: nothing" in words
+    assert own.base_row(None, "hf://somebody/people") == row
+    assert own.base_row(None, "hub") == get_row(own.DEFAULT_ROW)
+    assert asked == ["hf://somebody/people", ROW, "hf://somebody/people"]
 
 
 def test_the_same_command_goes_on(run, folder):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,14 +16,14 @@ from safetensors.torch import load_file
 from small_run import log
 
 from pose_nb.files import InputError
-from pose_nb.launching import launch
+from pose_nb.launching import _what_failed, launch
 
 
 @pytest.fixture(scope="module")
 def both(people, tmp_path_factory):
     """The folders of what two processes did, and of what one did."""
     two, one = (tmp_path_factory.mktemp(name) for name in ("two", "one"))
-    launch(2, together.learn_and_look, str(people), str(two))
+    launch(2, together.everything, str(people), str(two))
     together.learn(people, one / "learnt", 4)
     together.look(people, one / "looked")
     return two, one
@@ -59,10 +60,8 @@ def test_evaluation_is_the_same_to_the_last_digit(both):
     assert results[0] == results[1]
 
 
-def test_every_family_trains(people, tmp_path):
-    answers = tmp_path / "answers.json"
-    launch(2, together.step_of_each_family, str(people), str(answers))
-    found = json.loads(answers.read_text())
+def test_every_family_trains(both):
+    found = json.loads((both[0] / "answers.json").read_text())
     assert list(found) == together.FAMILIES
     assert all(torch.isfinite(torch.tensor(answer["loss"])) for answer in found.values())
     assert [name for name, answer in found.items() if not answer["same"]] == []
@@ -97,6 +96,38 @@ def test_one_is_killed(people, tmp_path):
     ]
     saved = load_file(state)
     assert all(torch.isfinite(value.float()).all() for value in saved.values())
+
+
+def test_a_kill_counts_before_what_the_others_say(tmp_path):
+    """The launcher asks them to stop: they say so, but that is not why the run ended."""
+    (tmp_path / "0.stopped").write_text("stopped; 3 groups are left")
+    codes = {0: 1, 1: -signal.SIGKILL}
+    failures = {rank: SimpleNamespace(local_rank=rank, exitcode=codes[rank]) for rank in codes}
+    error = SimpleNamespace(failures=failures, get_first_failure=lambda: (0, failures[0]))
+    assert "process 1 was killed by signal 9" in _what_failed(tmp_path, error)
+    del failures[1]
+    with pytest.raises(KeyboardInterrupt, match="3 groups"):
+        _what_failed(tmp_path, error)
+
+
+@pytest.mark.skipif(not os.environ.get("POSE_NB_ALL_FAMILIES"), reason="takes a minute")
+def test_two_processes_predict_what_one_does(people, tmp_path):
+    """Byte for byte, and each picture once: by --processes and by torchrun."""
+    pose_nb, torchrun = (str(Path(sys.executable).with_name(n)) for n in ("pose-nb", "torchrun"))
+    line = ["predict", str(people / "val2017"), "--boxes", "whole", "--device", "cpu"]
+    line += ["--weights", str(Path(__file__).parents[1] / "nbs" / "demo_weights.safetensors")]
+    ways = {"one": ([pose_nb], []), "two": ([pose_nb], ["--processes", "2"])}
+    ways["torchrun"] = ([torchrun, "--nproc-per-node", "2", "-m", "pose_nb.cli"], [])
+    for name, (begin, end) in ways.items():
+        out = tmp_path / name
+        subprocess.run([*begin, *line, "--out", str(out), *end], check=True, capture_output=True)
+        told = [
+            json.loads(x) for f in out.glob("answers-*") for x in f.read_text().split("\n") if x
+        ]
+        assert sorted(e["file"] for e in told) == sorted(map(str, (people / "val2017").iterdir()))
+        assert (out / "keypoints.json").read_bytes() == (
+            tmp_path / "one" / "keypoints.json"
+        ).read_bytes()
 
 
 def test_how_many(tmp_path):

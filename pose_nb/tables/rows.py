@@ -24,10 +24,9 @@ from .networks import Network
 from .own import Split, own_benchmark
 from .recipes import Recipe
 from ..files import InputError
-from ..weights.authors import expert_of
+from ..weights.authors import expert_of, published_tensors
 from ..weights.finding import NotFound, find_weights
 from ..weights.loading import LoadReport, load_weights, weights_file
-from ..weights.names import modern_names
 from ..weights.starts import Authors
 from pose_nb.weights.starts import (
     go_on,
@@ -139,7 +138,7 @@ def start_model(
 def _start_from_file(model: PoseModel, network: Network, path: Path) -> LoadReport:
     tensors = read_start(path)
     heads = {key for key in model.state_dict() if key.startswith("head.")}
-    if heads & modern_names(tensors)[0].keys():
+    if heads & published_tensors(tensors).tensors.keys():
         return go_on(model, path, network.names)
     imagenet = network.imagenet
     adapt, leave = (imagenet.adapt, imagenet.leave) if imagenet else (None, ())

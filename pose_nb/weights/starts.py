@@ -18,7 +18,8 @@ from torch import nn
 from ..files import InputError, shown
 from .finding import NotFound, find_weights
 from .loading import LoadReport, checked, load_weights, resized
-from .names import Rules, modern_names, published_names
+from .names import Rules, published_names
+from .authors import published_tensors
 from .checkpoints import read_checkpoint
 from .tensors import read_safetensors
 
@@ -312,19 +313,25 @@ def start_near(model: nn.Module, near: Near, file: str) -> LoadReport:
 
 # %% ../../nbs/parts/650_weights.starts.ipynb #9dfbc4d8
 def go_on(
-    model: nn.Module, path: str | Path, names: Rules = (), leave: tuple[str, ...] = ()
+    model: nn.Module,
+    path: str | Path,
+    names: Rules = (),
+    leave: tuple[str, ...] = (),
+    expert: int = 0,
 ) -> LoadReport:
     """Load a whole pose network, apart from last layers for other keypoints.
 
+    path: any file that `load_weights` takes, with MMPose's names, its authors' or transformers'.
     leave: as for `convert`; `last_layers` where others are meant, though there are as many.
+    expert: of ViTPose+, as for `published_tensors`.
     """
-    theirs, ours = modern_names(read_start(path))[0], model.state_dict()
+    theirs, ours = published_tensors(read_start(path), expert).tensors, model.state_dict()
     for key in (key for key in last_layers(model) if key in theirs):
         if theirs[key].shape[1:] == ours[key].shape[1:] and len(theirs[key]) != len(ours[key]):
             leave = (*leave, key)
-    return load_weights(model, path, names, leave)
+    return load_weights(model, path, names, leave, expert)
 
-
+# %% ../../nbs/parts/650_weights.starts.ipynb #78c665b8
 def last_layers(model: nn.Module) -> tuple[str, ...]:
     """Names of the weights with one output a keypoint, which other keypoints need anew."""
     return tuple(key for key in model.state_dict() if re.match(_LAST, key))
