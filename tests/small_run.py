@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from pose_nb.backbones.shufflenetv2 import shufflenetv2
 from pose_nb.codecs.msra import MSRA
 from pose_nb.data.augment import BODY
 from pose_nb.networks.heads import HeatmapHead
@@ -34,6 +33,8 @@ ARGUMENTS = dict(
 
 
 def network(weights=None):
+    from pose_nb.backbones.shufflenetv2 import shufflenetv2  # torchvision takes seconds
+
     return PoseModel(shufflenetv2(), HeatmapHead(1024, 17, (32, 32, 32)))
 
 

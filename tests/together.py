@@ -13,7 +13,6 @@ from pose_nb.evaluation import evaluate
 from pose_nb.files import InputError
 from pose_nb.learner import make_learner, start_accelerator, train_step
 from pose_nb.tables.recipes import Steps
-from pose_nb.tables.zoo import get_row
 from pose_nb.training import train
 
 PLAIN = dict(optimizer=sgd, epochs=2, schedule=Steps((9,), warmup=1))
@@ -46,9 +45,11 @@ def look(people, out):
     return evaluate(network(), people, row=tiny_row(), accelerator=accelerator, **how)
 
 
-def learn_and_look(people, out):
+def everything(people, out):
+    """All of it in one launch: to start a process takes longer than what most of it does."""
     learn(people, Path(out) / "learnt", 2)
     look(people, Path(out) / "looked")
+    step_of_each_family(people, Path(out) / "answers.json")
 
 
 def half(row):
@@ -72,6 +73,8 @@ def with_joints(records, row):
 
 def step_of_each_family(people, out):
     """One update of each family's network; whether all processes hold the same weights then."""
+    from pose_nb.tables.zoo import get_row
+
     accelerator, records = start_accelerator("cpu"), tiny_row().benchmark.load(people, "train")
     answers = {}
     for name in FAMILIES:
