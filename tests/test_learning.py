@@ -114,10 +114,15 @@ def fast_adam(model, lr=1e-3):
     return torch.optim.Adam(groups, lr)
 
 
+def learnt(losses):
+    """How far the loss came down: the mean of the last three against the first two."""
+    return sum(losses[-3:]) / 3 / min(losses[:2])
+
+
 def learn_by_heart(model, row, people, steps, lr=1e-3):
-    """The losses of so many steps of Adam on two people."""
+    """The losses of so many steps of Adam on two people; fewer, if it came down before."""
     optimizer, losses = fast_adam(model, lr), []
-    for _ in range(steps):
+    while len(losses) < 5 or (len(losses) < steps and learnt(losses) >= 0.8):
         loss = forward(model, row, people)[1]
         optimizer.zero_grad()
         loss.backward()
@@ -163,8 +168,7 @@ def test_two_people_are_learnt_by_heart(name):
     torch.manual_seed(0)
     row = reduced(name)
     losses = learn_by_heart(row.create(), row, two_people(row), 25)
-    start, end = min(losses[:2]), sum(losses[-3:]) / 3
-    assert end < 0.8 * start, f"the loss went from {start:.4g} to {end:.4g} only"
+    assert learnt(losses) < 0.8, f"the loss went from {losses[0]:.4g} to {losses[-1]:.4g} only"
 
 
 def test_the_check_of_gradients_can_fail():
@@ -179,4 +183,4 @@ def test_the_check_of_learning_can_fail():
     torch.manual_seed(0)
     row = reduced("coco/mobilenet-v2")
     losses = learn_by_heart(row.create(), row, two_people(row), 6, lr=0.0)
-    assert sum(losses[-3:]) / 3 > 0.99 * losses[0]
+    assert len(losses) == 6 and learnt(losses) > 0.99
