@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['SIGMAS', 'INPUT', 'CODECS', 'SCALE', 'FLIP_INPUT', 'FLIP_STRIDE', 'POLICIES', 'STANDING', 'STANDING_AREA', 'EXAMPLE',
-           'lab_codec', 'Coded', 'coded', 'on_screen', 'from_screen', 'codec_picture', 'codec_close_up', 'rgb',
-           'shown_side_by_side', 'Flipped', 'moved', 'flipped', 'lab_people', 'biased_ap', 'joint_similarity',
-           'flip_picture', 'iso_radius', 'Scored', 'scored', 'oks_picture', 'Matching', 'matching', 'matching_picture',
-           'Boxed', 'boxed', 'box_picture', 'film_frame']
+           'lab_codec', 'Coded', 'on_one_thread', 'coded', 'on_screen', 'from_screen', 'codec_picture',
+           'codec_close_up', 'rgb', 'shown_side_by_side', 'Flipped', 'moved', 'flipped', 'lab_people', 'biased_ap',
+           'joint_similarity', 'flip_picture', 'iso_radius', 'Scored', 'scored', 'oks_picture', 'Matching', 'matching',
+           'matching_picture', 'Boxed', 'boxed', 'box_picture', 'film_frame']
 
 # %% ../nbs/parts/973_labs.ipynb #2ffec7f5
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
@@ -66,7 +67,19 @@ class Coded:
         """Distance from true to found, in input pixels."""
         return float(np.hypot(*np.subtract(self.found, self.true)))
 
+# %% ../nbs/parts/973_labs.ipynb #fc3946d1
+@contextmanager
+def on_one_thread() -> Iterator[None]:
+    """Torch works on one thread within: for small maps, waiting for others takes longer."""
+    usual = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(usual)
+
 # %% ../nbs/parts/973_labs.ipynb #a466d900
+@on_one_thread()
 def coded(
     x: float,
     y: float,
@@ -76,8 +89,8 @@ def coded(
     stride: int = 4,
 ) -> Coded:
     """Encode a joint at (x, y), input pixels, and decode its heatmap; by default the same codec."""
-    coder = lab_codec(encoder, INPUT, stride, sigma)
-    reader = lab_codec(decoder or encoder, INPUT, stride, sigma)
+    names = (encoder, decoder or encoder)
+    coder, reader = (lab_codec(name, INPUT, stride, sigma) for name in names)
     maps, _ = coder.encode(torch.tensor([[[x, y]]]), torch.ones(1, 1))
     (px, py), _ = (part[0, 0] for part in reader.decode(maps))
     fx, fy = scale_factor(INPUT, coder.heatmap_size, coder.udp)
@@ -135,17 +148,17 @@ def shown_side_by_side(pictures: Sequence[tuple[str, np.ndarray]], columns: int 
 
     columns = min(columns, len(pictures))
     rows = -(-len(pictures) // columns)
-    wide = 8.4 / columns if columns != 3 else 2.2  # inches
+    wide = min(8.4 / columns, 4.2)  # inches
     h, w = pictures[0][1].shape[:2]
     lines = 1 + max(caption.count("\n") for caption, _ in pictures)
-    high = wide * h / w + 0.16 + 0.18 * lines
+    high = wide * h / w + 0.2 + 0.2 * lines
     size = (wide * columns, high * rows)
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     for axis in axes.flat:
         axis.axis("off")
     for axis, (caption, image) in zip(axes.flat, pictures):
         axis.imshow(image)
-        axis.set_title(caption, fontsize=9)
+        axis.set_title(caption, fontsize=11)
     return figure
 
 # %% ../nbs/parts/973_labs.ipynb #4d06bc4a
@@ -175,6 +188,7 @@ def moved(rows: np.ndarray, shift: float) -> np.ndarray:
     return np.stack([np.interp(columns - shift, columns, row) for row in rows])
 
 
+@on_one_thread()
 def flipped(x: float, shift: float, codec: str = "DARK", sigma: float = 2.0) -> Flipped:
     """The flip test of a perfect network for a joint at x, input pixels of 192 × 256."""
     coder = lab_codec(codec, FLIP_INPUT, FLIP_STRIDE, sigma)
@@ -203,8 +217,7 @@ def lab_people() -> tuple[np.ndarray, np.ndarray]:
 def biased_ap(bias: float) -> float:
     """AP of `lab_people` when each x is `bias` crop pixels too far right."""
     errors, areas = lab_people()
-    moved_errors = errors + np.array([bias, 0])
-    found = joint_similarity(moved_errors, areas, SIGMAS).mean(-1)
+    found = joint_similarity(errors + np.array([bias, 0]), areas, SIGMAS).mean(-1)
     hits = found >= THRESHOLDS[:, None]
     return float(precision_recall(hits, ~hits, len(areas))[0].mean())
 
@@ -269,8 +282,7 @@ def scored(
     points: Any, truth: Any = STANDING, area: float = STANDING_AREA, policy: str = "COCO"
 ) -> Scored:
     """OKS of points (17, 2) with the σ of one of `POLICIES`; all joints count."""
-    errors = np.asarray(points, float) - np.asarray(truth, float)
-    terms = joint_similarity(errors, area, POLICIES[policy])
+    terms = joint_similarity(np.subtract(points, truth), area, POLICIES[policy])
     return Scored(terms, int(terms.argmin()))
 
 # %% ../nbs/parts/973_labs.ipynb #e53253a6
@@ -317,8 +329,7 @@ def matching(
     found = match(table[None, :step], groups[None, None], groups[None])[0, at, 0]
     counted = (found < 0) | ~groups[found]
     hits = (found >= 0)[counted]
-    people = int((~groups).sum())
-    curve, recall = precision_recall(hits[None], ~hits[None], people)
+    curve, recall = precision_recall(hits[None], ~hits[None], int((~groups).sum()))
     partner = np.append(found, np.full(len(table) - step, -2))
     return Matching(partner, float(hits.mean()) if hits.size else 1.0, recall[0], curve.mean())
 
@@ -334,10 +345,8 @@ def matching_picture(similarity: Any, now: Matching) -> np.ndarray:
     image = cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
     for row, person in enumerate(now.partner):
         for column, value in enumerate(table[row]):
-            place = (column * 60 + 11, row * 60 + 35)
-            cv2.putText(
-                image, f"{value:.2f}", place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, 16
-            )
+            place, how = (column * 60 + 11, row * 60 + 35), (0, 0.5, (0, 0, 0), 1, 16)
+            cv2.putText(image, f"{value:.2f}", place, *how)
         if person >= 0:
             cv2.circle(image, (person * 60 + 30, row * 60 + 30), 26, rgb("prediction"), 3, 16)
         elif person == -1:

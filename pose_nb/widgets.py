@@ -59,19 +59,18 @@ def _codec_live(encoder: str, sigma: float, stride: int) -> Any:
     start = labs.coded(40, 60, encoder, "", sigma, stride)
     place = labs.on_screen(start.true, start).tolist()
     screen = canvas("Heatmap of one joint", points=[place], names=["joint"])
-    true = start.true
+    last = start
 
     def update(change: Any) -> None:
-        nonlocal true
+        nonlocal last
         reader = "" if decode.value == "the same" else decode.value
         how: tuple[Any, ...] = encode.value, reader, width.value, step.value
-        one = labs.coded(*true, *how)
-        if change is not None and change.owner is screen:
-            true = tuple(labs.from_screen(screen.points[0], one).tolist())
-            one = labs.coded(*true, *how)
-        else:
-            screen.points = [labs.on_screen(true, one).tolist()]
-        put(screen, labs.codec_picture(one, with_truth=False), codec_text(one))
+        dragged = change is not None and change.owner is screen
+        true = labs.from_screen(screen.points[0], last).tolist() if dragged else last.true
+        last = labs.coded(*true, *how)
+        if not dragged:
+            screen.points = [labs.on_screen(true, last).tolist()]
+        put(screen, labs.codec_picture(last, with_truth=False), codec_text(last))
 
     return joined([encode, decode, width, step], screen, update)
 
@@ -98,13 +97,12 @@ def _flip_twin(codec: str, x: float) -> "Figure":
 def _flip_live(shift: float, codec: str, x: float) -> Any:
     move, names = slider("shift (columns)", float(shift), -1.0, 2.0, 0.25), ("DARK", "UDP")
     which = choice("codec", names, codec)
-    first = labs.flipped(x, shift, codec)
-    start = [[(x / first.factor + 0.5) * 16, 190.0]]
+    factors = {name: labs.flipped(x, 0, name).factor for name in names}
+    start = [[(x / factors[codec] + 0.5) * 16, 190.0]]
     screen = canvas("Answers along one row", points=start, names=["joint"], flat=True)
 
     def update(change: Any) -> None:
-        factor = labs.flipped(x, 0, which.value).factor
-        place = (screen.points[0][0] / 16 - 0.5) * factor
+        place = (screen.points[0][0] / 16 - 0.5) * factors[which.value]
         one = labs.flipped(float(np.clip(place, 0, 191)), move.value, which.value)
         put(screen, labs.flip_picture(one), flip_text(one))
 
@@ -130,7 +128,7 @@ def _oks_twin(points: list) -> "Figure":
             moved = np.add(points, [dx, 0])
             score = labs.scored(moved, policy=policy).oks
             text = f"σ: {policy}\nall {dx} px off\nOKS {score:.3f}"
-            pictures.append((text, labs.oks_picture(moved, policy)))
+            pictures.append((text, labs.oks_picture(moved, policy)[30:, 60:240]))
     return labs.shown_side_by_side(pictures, 6)
 
 # %% ../nbs/parts/974_widgets.ipynb #721f94f1
@@ -315,7 +313,7 @@ def error_game(pictures: Sequence[np.ndarray], kinds: Sequence[str]) -> Lab:
 
 
 def _game_twin(pictures: list, kinds: list[str]) -> "Figure":
-    return labs.shown_side_by_side(list(zip(kinds, pictures)), min(4, len(pictures)))
+    return labs.shown_side_by_side(list(zip(kinds, pictures)), min(2, len(pictures)))
 
 # %% ../nbs/parts/974_widgets.ipynb #fe5a2370
 def game_text(answers: Sequence[str | None], kinds: Sequence[str], now: int) -> str:
