@@ -138,14 +138,15 @@ def difference(given: Any, right: Any, within: float) -> str:
 def _other_numbers(given: Any, right: Any, within: float) -> str:
     """How numbers, arrays or tensors differ from the right ones."""
     found, wanted = _numbers(given), np.asarray(_numbers(right))
+    words = ["a single number is", f"{wanted.size} numbers are"]
+    needed = f"{[*words, f'an array of shape {wanted.shape} is'][min(wanted.ndim, 2)]} needed"
     if found is None:
-        what = "a number" if wanted.ndim == 0 else f"an array of shape {wanted.shape}"
-        return f"{what} is needed; got {shown(given)}"
+        return f"{needed}; got {shown(given)}"
     if found.size == wanted.size == 1:
         found = found.reshape(wanted.shape)
     if found.shape != wanted.shape:
         own = f"its shape is {found.shape}" if found.shape else "that is a single number"
-        return f"{own}; {wanted.shape or 'a single number'} is needed"
+        return f"{own}; {needed}"
     if np.isnan(found).any():
         return "it holds NaN"
     close = np.abs(found - wanted) <= within * (1 + 1e-9)
