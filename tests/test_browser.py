@@ -38,6 +38,8 @@ CELLS = {
     "film": "heatmap_film(film, (10, 15))",
 }
 POINTS = labs.STANDING / 2 + [60, 10]
+# from a drag to its picture, ms: on an idle machine POSE_NB_DRAG_MS=60 passes; others only wait
+LIMIT = float(os.environ.get("POSE_NB_DRAG_MS", 250))
 # JupyterLab's own complaints, which no widget of ours causes
 HARMLESS = ("favicon", "Failed to load resource", "ResizeObserver")
 
@@ -188,6 +190,13 @@ def page(browser, lab_server):
     assert not one.errors, one.errors
 
 
+def in_time(name, spans):
+    """The median time from a drag to its picture is short enough."""
+    middle = np.nanmedian(spans)
+    print(f"{name}: {middle:.0f} ms from a drag to its picture")
+    assert middle < LIMIT, f"{name}: {spans} ms from a drag to its picture, {LIMIT:g} allowed"
+
+
 def place(name):
     return list(CELLS).index(name)
 
@@ -209,8 +218,7 @@ def drive_codec_lab(page):
     lab.says(coded_at(202, 134, "DARK"))
     lab.slide(0, 2)
     lab.says(coded_at(202, 134, "DARK", "", 3.0))
-    assert np.nanmedian(spans) < 250, f"{spans} ms from the drag to the picture"
-    print(f"codec: {np.nanmedian(spans):.0f} ms")
+    in_time("codec", spans)
 
 
 def drive_flip_lab(page):
@@ -221,8 +229,7 @@ def drive_flip_lab(page):
     lab.says(widgets.flip_text(labs.flipped(moved, 0)))
     lab.slide(0, 3)
     lab.says(widgets.flip_text(labs.flipped(moved, 0.75)))
-    assert np.nanmedian(spans) < 250
-    print(f"flip: {np.nanmedian(spans):.0f} ms")
+    in_time("flip", spans)
 
 
 def drive_oks_lab(page):
@@ -239,8 +246,7 @@ def drive_oks_lab(page):
     lab.says(widgets.oks_text(labs.scored(points)))
     lab.controls.locator("select").select_option("equal")
     lab.says(widgets.oks_text(labs.scored(points, policy="equal")))
-    assert np.nanmedian(spans) < 250
-    print(f"OKS: {np.nanmedian(spans):.0f} ms")
+    in_time("OKS", spans)
 
 
 def drive_matcher(page):

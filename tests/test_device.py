@@ -25,7 +25,7 @@ from pose_nb.synth import make_dataset
 from pose_nb.tables.zoo import get_row, list_models
 
 # one of each kind of network, codec, targets, loss and optimiser
-KINDS = """coco/shufflenet-v2 coco/resnet-101-dark coco/hrnet-w48-udp coco/mspn-1-stg
+KINDS = """coco/shufflenet-v2 coco/resnet-101-dark coco/mspn-1-stg
 coco/litehrnet-18 coco/hourglassnet coco/cpm mpii/cspnext-m coco/vitpose-s coco/swin-t coco/pvt-s
 wflw/hrnetv2-w18-awing
 """.split()
