@@ -48,6 +48,8 @@ def find_inputs(words: Sequence[str | Path]) -> list[str]:
     """
     found: list[str] = []
     for word in words:
+        if word == "":
+            raise InputError("an empty name; a dot means the folder that you are in")
         if is_address(word) or word == "-":
             found.append(str(word))
         elif _exists(word):

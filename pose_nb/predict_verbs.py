@@ -125,6 +125,8 @@ def _answer_pictures(words: list[str], weights: str | None, o: dict[str, Any]) -
 
     row, inputs = row_and_inputs(words, weights)
     files = find_inputs(inputs)
+    if o["save_images"] or o["heatmaps"]:
+        pictures.keep_apart(o["out"], files)
     several = start_accelerator(o["device"]) if "RANK" in os.environ else None
     part, parts = (several.process_index, several.num_processes) if several else (0, 1)
     wait = several.wait_for_everyone if several else lambda: None
@@ -301,7 +303,7 @@ def predict(
     o |= dict(precision=precision, batch_size=batch_size, save_images=save_images, out=out)
     o |= dict(save_json=save_json, save_csv=save_csv, heatmaps=show_heatmaps, as_json=as_json)
     o |= dict(overwrite=overwrite, device=device)
-    if any(is_video(word) for word in words[-1:]):
+    if any(is_video(word) for word in words):
         _track_here(words, weights, o | VIDEO)
         return
     in_processes(processes, _answer_pictures, words, weights, o)
@@ -330,7 +332,7 @@ def _track_here(words: list[str], weights: str | None, o: dict[str, Any]) -> Non
 
     row, inputs = row_and_inputs(words, weights)
     if len(inputs) != 1:
-        raise InputError(f"one video at a time, but there are {len(inputs)} inputs")
+        raise InputError(f"a video is looked at alone, but there are {len(inputs)} inputs")
     if Path(inputs[0]).suffix.lower() in PICTURES:
         raise InputError(f"{inputs[0]} is a picture; pose-nb predict takes it")
     if o["box"] or o["boxes"] not in (None, "auto", "whole"):
@@ -346,7 +348,9 @@ def _track_here(words: list[str], weights: str | None, o: dict[str, Any]) -> Non
             threshold=o["threshold"], ending=o["ending"], limit=o["limit"], progress=None, **how,
         )  # fmt: skip
     files, speed = ", ".join(map(str, done.files)), done.frames / max(done.seconds, 1e-9)
-    what = f"{files}: {done.people} people in {done.frames} frames, {speed:.1f} frames a second"
+    people = "1 person" if done.people == 1 else f"{done.people} people"
+    frames = "1 frame" if done.frames == 1 else f"{done.frames} frames"
+    what = f"{files}: {people} in {frames}, {speed:.1f} frames a second"
     if done.stopped:
         raise KeyboardInterrupt(f"stopped; what was done until then is in {what}")
     answer = dict(files=list(map(str, done.files)), frames=done.frames, people=done.people)

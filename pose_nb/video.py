@@ -43,7 +43,8 @@ class Frames:
         camera = text.isascii() and text.isdigit() and not Path(text).exists()
         if not camera and not is_address(source):
             existing_file(text, "a video file")
-        self.source = f"camera {text}" if camera else shown(Path(text), 300)
+        name = shown(text, 300) if is_address(source) else shown(Path(text), 300)
+        self.source = f"camera {text}" if camera else name
         self.capture = cv2.VideoCapture(int(text) if camera else text)
         get = self.capture.get
         self.size = int(get(cv2.CAP_PROP_FRAME_WIDTH)), int(get(cv2.CAP_PROP_FRAME_HEIGHT))
@@ -154,6 +155,18 @@ class Tracked:
     stopped: bool  # before the end, because somebody asked
     files: tuple[Path, ...]
 
+# %% ../nbs/parts/833_video.ipynb #a20f4dbe
+def _place(source: str, out: str | Path, ending: str) -> Path:
+    """Where the new files go, without ending; InputError if a video would replace its source."""
+    name = f"camera{source}" if source.isdigit() else Path(source).stem
+    place = Path(out) / name
+    if ending and Path(f"{place}{ending}").resolve() == Path(source).resolve():
+        raise InputError(
+            f"{place}{ending}: the new video would replace the one that is looked at; give another "
+            "folder or ending"
+        )
+    return place
+
 # %% ../nbs/parts/833_video.ipynb #8f4982fd
 def track_video(
     model: nn.Module,
@@ -176,7 +189,7 @@ def track_video(
     after each frame. how: as for `track`. Until the end, NAME.jsonl has a line for each frame.
     """
     reader, began, text = Frames(source), time.perf_counter(), str(source)
-    place = Path(out) / (f"camera{text}" if text.isdigit() else Path(text).stem)
+    place = _place(text, out, ending)
     seen, frames, stopped = set[int](), 0, False
     answers = track(model, reader, boxes, **how)
     total = min(limit or math.inf, reader.count or math.inf)

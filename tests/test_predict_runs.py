@@ -148,3 +148,19 @@ def test_a_video_from_the_shell(run, tmp_path, monkeypatch):
     assert {person["id"] for frame in frames for person in frame["people"]} == {1}
     assert run("predict", "v.mp4", "--out", "again")[0] == 0
     assert run("track", "v.mp4", "--match", "best")[0] == 2
+
+
+def test_nothing_replaces_what_is_looked_at(run, photos, tmp_path):
+    before = {path: path.read_bytes() for path in (tmp_path / "in").iterdir()}
+    status, _, err = run("predict", "in", "--out", "in")
+    assert status == 2 and "--out in: in/0.png lies there" in err and "--no-save-images" in err
+    assert run("predict", photos[0], "--out", "in", "--no-save-images")[0] == 0
+    assert {path: path.read_bytes() for path in before} == before
+    with video_writer("v.mp4", 10, (80, 60)) as write:
+        write(picture(1, 60, 80))
+    film = (tmp_path / "v.mp4").read_bytes()
+    status, _, err = run("track", "v.mp4", "--out", ".")
+    assert status == 2 and "would replace" in err and (tmp_path / "v.mp4").read_bytes() == film
+    assert "looked at alone" in run("predict", "v.mp4", photos[0])[2]
+    assert "1 person in 1 frame," in run("track", "v.mp4", "--out", ".", "--ending", "")[1]
+    assert "an empty name" in run("predict", "")[2]

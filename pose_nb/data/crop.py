@@ -40,7 +40,7 @@ class ImageError(InputError):
 
 # %% ../../nbs/parts/230_data.crop.ipynb #eeea40aa
 def _name(path: str | Path) -> str:
-    return shown(Path(path), 300)
+    return path if isinstance(path, str) and "://" in path else shown(Path(path), 300)
 
 
 def _image_path(path: str | Path) -> Path:

@@ -287,7 +287,7 @@ def weights_file(source: str | Path, checkpoints: Sequence[str] = (), row_id: st
     if path.name == str(source) and hash_prefix(path.name):
         return find_weights(path.name)
     raise InputError(
-        f"weights {shown(source)}: there is no such file; "
+        f"weights {shown(source)}: {'is a folder' if path.is_dir() else 'there is no such file'}; "
         "give a .safetensors or .pth file, an address hf://user/repo, or one of the words "
         '"published" and "hub"'
     )
