@@ -13,7 +13,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-import torchvision
 from torch import nn
 
 from .files import InputError, existing_file, shown
@@ -28,10 +27,12 @@ QUICK = "fasterrcnn_mobilenet_v3_large_320_fpn"
 
 def _published(name: str) -> tuple[str, int]:
     """Address of a detector's weights, and the number of the class person; InputError."""
-    known = torchvision.models.list_models(module=torchvision.models.detection)
+    from torchvision import models  # seconds to import
+
+    known = models.list_models(module=models.detection)
     if name not in known:
         raise InputError(f"detector {shown(name)}: torchvision has {', '.join(known)}")
-    weights = torchvision.models.get_model_weights(name).DEFAULT
+    weights = models.get_model_weights(name).DEFAULT
     return weights.url, weights.meta["categories"].index("person")
 
 # %% ../nbs/parts/828_detector.ipynb #78e18e25
@@ -71,13 +72,15 @@ def person_detector(
     threshold: boxes with lower scores are left out; most: so many are kept, the best first.
     InputError: no such detector, or weights that are not there or do not fit.
     """
+    from torchvision.models import get_model
+
     if not 0 <= threshold <= 1 or most < 1:
         raise InputError(f"threshold {threshold}, most {most}: 0 to 1, and at least 1, are needed")
     _, person = _published(name)
     file = None
     if weights != "random":
         file = existing_file(weights, "a file of weights") if weights else detector_file(name)
-    network = torchvision.models.get_model(name, weights=None, weights_backbone=None)
+    network = get_model(name, weights=None, weights_backbone=None)
     if file is not None:
         try:
             network.load_state_dict(_tensors(file))
