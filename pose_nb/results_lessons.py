@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MEASURED', 'SPEED', 'BYTES', 'protocol', 'errata', 'codec_name', 'factors', 'Pair', 'pair', 'questions', 'answers',
-           'signed', 'neighbours', 'ranks', 'pair_table', 'Cost', 'cost', 'costs', 'controlled', 'told_missing',
-           'verdict_table', 'worst_table']
+           'signed', 'neighbours', 'ranks', 'pair_table', 'Cost', 'cost', 'costs', 'agreement', 'controlled',
+           'told_missing', 'verdict_table', 'worst_table']
 
 # %% ../nbs/parts/975_results_lessons.ipynb #68155d81
 from collections import Counter
@@ -20,11 +20,8 @@ from .codecs.msra import MSRA
 from .measuring import Attempt, Verdict
 from .networks.cost import kept_bytes
 from .files import InputError
-from pose_nb.tables.experiments import (
-    experiment,
-    published as published_pairs,
-    told as told_experiment,
-)
+from .tables.experiments import LOWER_IS_BETTER, Difference, differences, experiment
+from .tables.experiments import published as published_pairs, told as told_experiment
 from .tables.facts import FACTS, figure, list_models
 from .tables.recipes import Recipe
 from .tables.results import Result
@@ -344,6 +341,15 @@ def costs(names: Sequence[str], train: int, test: int) -> str:
         )
     return _table(head, lines)
 
+# %% ../nbs/parts/975_results_lessons.ipynb #2114862a
+def agreement(ours: Difference, printed_figure: str, printed: float) -> str:
+    """Whether a printed difference has the sign of ours, and how sure ours is."""
+    theirs = (printed > 0) != printed_figure.startswith("NME")
+    mine = (ours.mean > 0) != (ours.measure in LOWER_IS_BETTER)
+    sign = "the same sign" if theirs == mine else "**the other sign**"
+    sure = "our interval holds zero" if ours.verdict == "not told apart" else "ours is told apart"
+    return f"{sign}; {sure}"
+
 # %% ../nbs/parts/975_results_lessons.ipynb #4eb9724d
 def controlled(*names: str) -> str:
     """Our own experiments of these names as Markdown tables, beside what the rows print.
@@ -357,9 +363,12 @@ def controlled(*names: str) -> str:
         except InputError:
             parts.append(f"*{experiment(name).question}* Not run: no record of it.")
             continue
+        ours = {one.variant: one for one in differences(name)}
         rows = [
-            f"- printed: `{a}` → `{b}` {signed(change)} {figure_name} (as *{variant}*)"
+            f"- printed: `{a}` → `{b}` {signed(change)} {figure_name}: as *{variant}*, "
+            + agreement(ours[variant], figure_name, change)
             for variant, a, b, figure_name, change in published_pairs(name)
+            if variant in ours
         ]
         parts.append("\n".join(rows))
     return "\n\n".join(part for part in parts if part)

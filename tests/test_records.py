@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from pose_nb.face_network import face_network, face_row
+from pose_nb.files import InputError
 from pose_nb.tables.facts import FACTS
 from pose_nb.tables.ledger import read_record, record_path
+from pose_nb.weights.hashes import sha256
 
-RECORDS = Path(__file__).parent.parent / "records"
+ROOT = Path(__file__).parent.parent
+RECORDS = ROOT / "records"
 
 
 @pytest.mark.parametrize("name", list(FACTS))
@@ -49,3 +53,16 @@ def test_the_quick_rows_learn():
         if training["steps"] >= 60:
             learnt += training["last loss"] < training["first loss"]
     assert learnt >= 5
+
+
+def test_the_face_networks_are_those_of_their_record():
+    record = json.loads((ROOT / "bench" / "records" / "faces.json").read_text())
+    weights = ROOT / "nbs" / "face_weights.safetensors"
+    assert sha256(weights) == record["weights"] and weights.stat().st_size < 200_000
+    assert record["data"]["kind"] == "synthetic"
+    assert " at " in record["environment"]["code"] and record["environment"]["code"][-1] != "+"
+    for table in record["held-out SYNTHETIC faces"]:
+        model = face_network(table, weights)
+        assert model.head.final_layer.out_channels == len(face_row(table).skeleton)
+    with pytest.raises(InputError, match="holds no last layer for wflw"):
+        face_network("wflw", ROOT / "nbs" / "demo_weights.safetensors")
