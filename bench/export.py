@@ -5,8 +5,7 @@
 Random weights, with batch norms that have seen noise, as after training: each channel varies, and
 maps have clear peaks. Crops of noise, one and then two of them, since batches of any size must go.
 Where torch itself answers otherwise in float64 (by more than 0.005 px), float32 does not decide the
-keypoint; these are counted, and not compared: `open`. The record of this project is
-bench/records/export.json.
+keypoint; these are counted, and not compared: `open`. The whole list takes many minutes.
 """
 
 import argparse
@@ -109,7 +108,7 @@ def main():
     for name in words.rows:
         table.append(check(name))
         print(table[-1], flush=True)
-        if words.out:  # after each: the whole list takes many minutes
+        if words.out:  # after each, so that a stopped run leaves what it found
             write_json(words.out, facts | {"table": table})
     worst = max(line["largest px"] for line in table)
     print(f"{len(table)} rows, at most {worst:.6f} px away")
