@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .files import InputError
+from .files import InputError, existing_file
 from .tables.facts import ids_beginning
 
 # %% ../nbs/parts/856_predict_verbs.ipynb #d5d7f681
@@ -42,7 +42,7 @@ def row_and_inputs(words: list[str], weights: str | None) -> tuple[Any, list[str
     elif weights is not None and weights.startswith("hf://"):
         row = row_of_weights(weights_file(weights))
     elif weights is not None and weights.endswith(".safetensors"):
-        row = row_of_weights(_weights_path(weights))
+        row = row_of_weights(existing_file(weights, "a file of weights"))
     elif words and not (Path(words[0]).exists() or is_address(words[0]) or is_video(words[0])):
         named = Path(words[0]).suffix.lower() in (*PICTURES, *VIDEOS) or words[0] == "-"
         if not named and not set("*?[") & set(words[0]):
@@ -57,12 +57,6 @@ def row_and_inputs(words: list[str], weights: str | None) -> tuple[Any, list[str
     if not words:
         raise InputError("no pictures: name files, folders, patterns or addresses after the row")
     return row, words
-
-# %% ../nbs/parts/856_predict_verbs.ipynb #189df574
-def _weights_path(weights: str) -> Path:
-    from pose_nb.files import existing_file
-
-    return existing_file(weights, "a file of weights")
 
 # %% ../nbs/parts/856_predict_verbs.ipynb #0ab1071f
 def _corners(text: str) -> tuple[float, ...]:
