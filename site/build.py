@@ -239,7 +239,8 @@ def main() -> int:
         stage(source)
         shutil.copy(Path(__file__).with_name("conf.py"), source)
         (source / "_static").mkdir()
-        shutil.copy(Path(__file__).with_name("site.css"), source / "_static")
+        for name in ("site.css", "favicon.svg"):
+            shutil.copy(Path(__file__).with_name(name), source / "_static")
         options = ["-q", "-W", "--keep-going", "-j", "2", "-b", "html", "-d", f"{folder}/read"]
         failed = sphinx_build([*options, str(source), str(out)])
     if failed:

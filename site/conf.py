@@ -11,6 +11,7 @@ copyright = author
 extensions = ["myst_nb", "sphinx.ext.autodoc"]
 html_theme = "sphinx_book_theme"
 html_title = "pose_nb"
+html_favicon = "_static/favicon.svg"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False

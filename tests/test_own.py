@@ -283,7 +283,7 @@ def test_words_of_the_command_that_exclude_each_other(folder, tmp_path, capsys):
     words = ("--data", folder, "--out", tmp_path / "run")
     assert "--finetune" in refused(capsys, "train", ROW, *words, "--finetune", ROW)
     assert "coco/shufflenet-v2" in refused(capsys, "train", *words, "--finetune", "coco/shuflenet")
-    assert "gone.safetensors does not exist" in refused(
+    assert "'gone.safetensors': there is no such file" in refused(
         capsys, "train", *words, "--weights", "gone.safetensors"
     )
     picture = next(folder.glob("*.png"))

@@ -106,6 +106,7 @@ def page(browser, address, request):
     """An empty page that collects what goes wrong in it."""
     size = dict(width=WIDTHS[request.param], height=900)
     one = browser.new_page(viewport=size, base_url=address, color_scheme="light")
+    one.set_default_timeout(20_000)
     one.wrong = []
     one.on("pageerror", lambda error: one.wrong.append(str(error)))
     one.on("console", lambda m: one.wrong.append(m.text) if m.type == "error" else None)
@@ -128,8 +129,9 @@ def test_a_page_is_whole_and_readable(page, name):
     assert page.evaluate(WIDE) == []
     assert page.evaluate(PALE) == []
     _shot(page, name)
-    while page.evaluate("document.documentElement.dataset.theme") != "dark":
-        page.locator("button.theme-switch-button:visible").first.click()
+    page.locator(".theme-switch-button:visible").first.click()
+    page.locator(".theme-change-button[data-mode=dark]:visible").first.click()
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
     assert page.evaluate(PALE) == []
     _shot(page, f"{name}-dark")
     assert page.wrong == []
@@ -144,7 +146,7 @@ def _shot(page, name):
 def test_search_finds_what_is_explained(page):
     page.goto("/search.html?q=flip+test")
     page.wait_for_selector("#search-results li a")
-    page.wait_for_function("() => !document.querySelector('#search-progress')?.innerText.trim()")
+    page.wait_for_load_state("networkidle")  # each page found is fetched for its lines
     found = page.locator("#search-results li a").evaluate_all("all => all.map(a => a.href)")
     assert any("520_flip.html" in link for link in found), found[:20]
     page.goto(found[0])
