@@ -28,7 +28,8 @@ def fill(name, shape, gain):
     elif last.endswith("weight") and len(shape) < 2:
         value = rng.uniform(0.6, 1.0, shape)
     elif last.endswith("weight"):
-        value = rng.standard_normal(shape) * (gain * np.sqrt(2.0 / np.prod(shape[1:])))
+        value = rng.standard_normal(shape)
+        value *= gain * np.sqrt(2.0 / np.prod(shape[1:]))  # in place: hundreds of millions of them
     else:
         value = rng.standard_normal(shape) * 0.02
     return value.astype(np.float32)
