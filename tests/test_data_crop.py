@@ -138,6 +138,9 @@ def test_read_image_is_rgb(files):
     assert np.array_equal(read_image(folder / "a.jpg")[..., ::-1], bgr)
 
 
+TURNS_ALL = tuple(map(int, cv2.__version__.split(".")[:2])) >= (4, 12)
+
+
 @pytest.mark.parametrize("ending", ["jpg", "png", "tiff", "webp"])
 @pytest.mark.parametrize("orientation", [*range(1, 9), 9, 99])
 def test_exif_orientation_as_opencv(tmp_path, orientation, ending):
@@ -146,6 +149,8 @@ def test_exif_orientation_as_opencv(tmp_path, orientation, ending):
     exif[0x0112] = orientation
     Image.fromarray(picture(1, 30, 50)).save(file, exif=exif)
     image = read_image(file)
+    if ending in ("tiff", "webp") and not TURNS_ALL:
+        pytest.skip(f"OpenCV {cv2.__version__} turns JPEG and PNG files alone")
     if ending == "tiff":  # cv2.imread fails where cv2.imdecode does not
         turned = ImageOps.exif_transpose(Image.open(file)) if orientation < 9 else Image.open(file)
         assert np.array_equal(image, turned)

@@ -4,7 +4,6 @@ import json
 from functools import partial
 from pathlib import Path
 
-import motmetrics
 import numpy as np
 import pytest
 import torch
@@ -57,6 +56,7 @@ class Boxes:
 )
 def test_two_dots_keep_their_numbers(tracker):
     frames, places = dots(30)
+    motmetrics = pytest.importorskip("motmetrics")
     find, events = Boxes(places), motmetrics.MOTAccumulator(auto_id=True)
     tracks = SmoothTracks(tracker, None)
     for number, (_, poses) in enumerate(
