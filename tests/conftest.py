@@ -1,6 +1,7 @@
 """Fixtures that several test files share: folders of outside material, which most machines lack."""
 
 import os
+import shutil
 from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one process a core: more threads would only wait
@@ -50,3 +51,15 @@ def whole(people, tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "whole"
     train(tiny_row(), people, out, **ARGUMENTS)
     return out
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Headless Chromium; tests that ask for it are skipped where none is installed."""
+    names = ("chromium", "chromium-browser", "chrome")
+    found = next(filter(None, map(shutil.which, names)), None)
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as p:
+        one = p.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
+        yield one
+        one.close()

@@ -92,15 +92,6 @@ def address():
     server.shutdown()
 
 
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as p:
-        one = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield one
-        one.close()
-
-
 @pytest.fixture(params=WIDTHS)
 def page(browser, address, request):
     """An empty page that collects what goes wrong in it."""
