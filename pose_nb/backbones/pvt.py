@@ -51,7 +51,7 @@ class PositionEmbedding(nn.Module):
         super().__init__()
         self.side = side
         self.pos_embed = nn.Parameter(torch.zeros(1, side * side, width))
-        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        nn.init.normal_(self.pos_embed, std=0.02)
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         size = maps.shape[1:3]

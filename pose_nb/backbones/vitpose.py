@@ -64,7 +64,7 @@ class ViT(nn.Module):
             for rate in drop_path_rates(drop_path, depth)
         )
         self.ln1 = layer_norm(width)
-        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        nn.init.normal_(self.pos_embed, std=0.02)
         _mlp_start(self)
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:

@@ -56,10 +56,14 @@ def kaiming_start(network: nn.Module) -> None:
 
 # %% ../../nbs/parts/310_networks.layers.ipynb #54628057
 def linear_start(network: nn.Module, std: float = 0.02) -> None:
-    """Weights of all linear layers from a normal distribution cut off at ±2, biases 0."""
+    """Weights of all linear layers from a normal distribution, biases 0.
+
+    The reference cuts the distribution off at ±2, a hundred deviations away, which changes nothing;
+    but `trunc_normal_` of older PyTorch (2.6) sets about one weight of 16 million to ±2 itself.
+    """
     for layer in network.modules():
         if isinstance(layer, nn.Linear):
-            nn.init.trunc_normal_(layer.weight, std=std)
+            nn.init.normal_(layer.weight, std=std)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
 
