@@ -43,10 +43,11 @@ def detector_file(name: str) -> Path:
     try:
         return find_weights(file, Path(torch.hub.get_dir()) / "checkpoints", [home])
     except NotFound as error:
-        last = [line for line in str(error).splitlines() if line.startswith("- ")][-1]
+        last = [line for line in str(error).splitlines() if line.startswith("- ")][-1][2:]
+        why = last.partition("': ")[2] or last  # without the address, which is named below
         raise InputError(
             f"no boxes were given, and the weights of the person detector are not here: {file} "
-            f"({shown(last[2:], 200)}).\n"
+            f"({why}).\n"
             "Give the boxes: --box x1,y1,x2,y2, or --boxes FILE, or --boxes whole where one person "
             "fills each picture;\n"
             f"or fetch {address} elsewhere and name the file: --detector-weights FILE"

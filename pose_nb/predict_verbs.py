@@ -10,6 +10,7 @@ __all__ = ['USUAL', 'Words', 'NetWeights', 'Boxes', 'Box', 'Name', 'DetectorFile
 
 # %% ../nbs/parts/856_predict_verbs.ipynb #a6fde154
 import json
+import math
 import os
 import sys
 from contextlib import nullcontext
@@ -154,6 +155,8 @@ def _asked(
     from pose_nb.weights.hashes import sha256
 
     check_precision(o["precision"])
+    if not math.isfinite(o["threshold"]):
+        raise InputError(f"--threshold {o['threshold']}: a finite number is needed, such as 0.2")
     device = device or pick_device(o["device"])
     given = _named_boxes(files, o)
     if weights is None and not o["row_named"]:

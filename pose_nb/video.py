@@ -35,7 +35,8 @@ class Frames:
     """The frames (H, W, 3) uint8 RGB of a video file, an address or a camera, one at a time.
 
     source: a path, an address, or the number of a camera. `fps`, `size` (w, h) and `count` are what
-    the file says; count is 0 where it does not. InputError: nothing that can be decoded.
+    the file says; count is 0 where it does not. `time`: seconds of the newest frame, as the file
+    says, since telephones film at uneven rates. InputError: nothing that can be decoded.
     """
 
     def __init__(self, source: str | Path | int) -> None:
@@ -54,10 +55,13 @@ class Frames:
         fps, count = get(cv2.CAP_PROP_FPS), get(cv2.CAP_PROP_FRAME_COUNT)
         self.fps = fps if 0 < fps < 1000 else 25.0
         self.count = int(count) if 0 < count < 1e9 else 0
+        self.time = -1 / self.fps
 
     def __iter__(self) -> Iterator[np.ndarray]:
         try:
             while (answer := self.capture.read())[0]:
+                seconds = self.capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+                self.time = seconds if seconds > self.time else self.time + 1 / self.fps
                 yield cv2.cvtColor(answer[1], cv2.COLOR_BGR2RGB)
         finally:
             self.capture.release()
@@ -187,6 +191,7 @@ def track_video(
     source: as for `Frames`. facts: what else the JSON file should say. threshold: of the keypoints
     that are drawn. ending: of the new video; "" for none. limit: so many frames only. stop: asked
     after each frame. how: as for `track`. Until the end, NAME.jsonl has a line for each frame.
+    Times in the file are the source's own; the new video shows all frames at their mean rate.
     """
     reader, began, text = Frames(source), time.perf_counter(), str(source)
     place = _place(text, out, ending)
@@ -198,8 +203,8 @@ def track_video(
     drawing = video_writer(f"{place}{ending}", reader.fps, reader.size) if ending else nullcontext()
     with drawing as write, closing(answers), LineFile(f"{place}.jsonl") as lines:
         for number, (_, poses) in enumerate(bar):
-            time_s = round(number / reader.fps, 3)
-            lines.add({"frame": number, "time": time_s, "people": poses.people()})
+            line = {"frame": number, "time": round(reader.time, 3), "people": poses.people()}
+            lines.add(line)
             if write is not None:
                 write(poses.draw(threshold=threshold))
             seen |= set(poses.track_ids.tolist())

@@ -324,6 +324,12 @@ def test_box_without_area(refused, people, box):
     assert not Path("predictions").exists()
 
 
+def test_threshold_that_is_no_number(refused, people):
+    words = ("predict", ROW, next(people.glob("val2017/*.jpg")), "--box", "9,9,99,99")
+    assert "--threshold nan" in refused(*words, "--threshold", "nan", "--weights", "random")
+    assert not Path("predictions").exists()
+
+
 def test_boxes_that_belong_to_no_image(refused, people):
     images = sorted(people.glob("val2017/*.jpg"))
     Path("boxes.json").write_text('{"other.jpg": [[1, 2, 30, 40]]}')

@@ -102,6 +102,15 @@ def test_a_video_and_its_keypoints(tmp_path, ending):
     assert sorted(p.name for p in out.iterdir()) == sorted(["v.json", f"v{ending}"])
 
 
+def test_times_of_an_uneven_video_are_the_files(tmp_path):
+    """golden/uneven.mp4: 5 frames 1/30 s apart, then every fourth (by FFmpeg, grey pictures)."""
+    source = Path(__file__).parent / "golden" / "uneven.mp4"
+    track_video(Dots(), source, tmp_path, "whole", row=ROW, device="cpu", flip=False, ending="")
+    frames = json.loads((tmp_path / "uneven.json").read_text())["frames"]
+    wanted = [n for n in range(60) if n < 5 or n % 4 == 0]
+    assert [round(frame["time"] * 30) for frame in frames] == wanted
+
+
 def test_stopped_before_the_end(tmp_path):
     source = written(tmp_path / "v.mp4", dots(12)[0])
     asked = iter([False, False, True])

@@ -225,10 +225,9 @@ def _fetch(url: str, part: Path, name: str, limits: Limits, progress: bool) -> N
         if _is_right(part, name, resumed):
             return
         resumed = False
-    raise InputError(
-        f"the connection broke {limits.tries} times without a new byte "
-        f"({shown(str(error), 120)}); what is there is kept, run again to go on"
-    )
+    why = shown(str(getattr(error, "reason", error)), 120)
+    kept = "; what is there is kept, run again to go on" if _size(part) else ""
+    raise InputError(f"the connection broke {limits.tries} times without a new byte ({why}){kept}")
 
 # %% ../../nbs/parts/618_weights.downloads.ipynb #7b97535a
 def _is_right(part: Path, name: str, resumed: bool) -> bool:
