@@ -1,6 +1,7 @@
-"""What a newcomer adds in how few lines: a data set, a metric, a family, a row."""
+"""What a newcomer adds in how few lines: a data set, a metric, a family, a codec, a row."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 
 import pose_nb
 from data_images import picture
+from pose_nb.codecs.codec import Codec
 from pose_nb.data.records import from_boxes
 from pose_nb.files import read_json, write_json
 from pose_nb.skeletons import Skeleton
@@ -137,6 +139,49 @@ def test_a_family(tmp_path):
     other = row.create(tmp_path / "x.pth").eval()
     assert torch.equal(other(torch.zeros(1, 3, 256, 192)), heatmaps)
     assert load_weights(other, tmp_path / "x.pth", names).renamed["backbone.patches.bias"]
+
+
+# ---------------------------------------------------------------- a codec: one class
+
+
+@dataclass(frozen=True)
+class OneHot:
+    """A one on the nearest pixel, and the highest pixel back."""
+
+    input_size: tuple[int, int]
+    heatmap_size: tuple[int, int]
+    channels_per_keypoint: ClassVar[int] = 1
+    udp: ClassVar[bool] = False
+    shift_flip: ClassVar[bool] = False
+
+    def stride(self):
+        return torch.tensor(self.input_size) / torch.tensor(self.heatmap_size)
+
+    def encode(self, keypoints, visible):
+        pixels = torch.stack(torch.meshgrid(*map(torch.arange, self.heatmap_size), indexing="xy"))
+        nearest = (keypoints / self.stride()).round()[..., None, None]
+        return (pixels == nearest).all(2).float(), visible.float()
+
+    def decode(self, heatmaps):
+        scores, place = heatmaps.flatten(2).max(-1)
+        w = self.heatmap_size[0]
+        return torch.stack([place % w, place // w], -1) * self.stride(), scores
+
+
+def test_a_codec(birds):
+    codec = OneHot((192, 256), (48, 64))
+    both = {"train": "birds.json", "val": "birds.json"}
+    data = PoseSet("birds", BIRD, "birds", both, images="")
+    table = Benchmark("Birds", data, Measure(wing_miss, "miss", lower_is_better=True))
+    row = Row("birds/one-hot", table, patches, codec, Recipe(), flip=False)
+
+    assert isinstance(codec, Codec)
+    assert "OneHot(input_size=(192, 256), heatmap_size=(48, 64))" in str(row)
+    oracle = pose_nb.evaluate(None, birds, row=row, oracle=True, progress=False)
+    assert 0 < oracle["miss"] < 2, "the crop is about as large as the bird: 4 px a heatmap pixel"
+    pose_nb.train(row, birds, birds / "run", epochs=1, device="cpu", workers=0, progress=False)
+    best = row.create(birds / "run" / "best.safetensors")
+    assert pose_nb.evaluate(best, birds, row=row, progress=False)["miss"] > oracle["miss"]
 
 
 def test_one_changed_argument():

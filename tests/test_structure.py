@@ -277,7 +277,7 @@ def test_a_notebook_is_one_story(notebook):
     assert all(ids) and len(set(ids)) == len(ids), "every cell has an id of its own"
     outputs = [o for c in data["cells"] for o in c.get("outputs", [])]
     assert not [o for o in outputs if o.get("output_type") == "error"], "holds an error output"
-    assert outputs, "no outputs kept: most readers see only those"
+    assert outputs, f"no outputs kept; run it: jupyter execute --inplace {notebook.name}"
     assert "widgets" not in data["metadata"], "holds the state of widgets, up to megabytes"
     if module_of(notebook):
         texts = "\n".join(cells(notebook, "markdown"))
@@ -357,10 +357,11 @@ def test_links_lead_somewhere(notebook):
 def test_the_way_on_is_linked(notebook):
     """The last cell links to what this notebook needs, and to the next one in number order."""
     last = cells(notebook, "markdown")[-1]
-    position = PARTS.index(notebook)
-    if position + 1 < len(PARTS):
-        assert f"]({PARTS[position + 1].name})" in last, "no link to the next notebook"
-    assert "00_tour.ipynb" in last
+    for following in PARTS[PARTS.index(notebook) + 1 :][:1]:
+        link = f"**Next** [{following.stem}]({following.name})"
+        assert link in last, f"the last cell of {notebook.name} needs {link}"
+    link = "[00_tour](../00_tour.ipynb)"
+    assert link in last, f"the last cell of {notebook.name} needs **Map** {link}"
 
 
 # ---------------------------------------------------------------- files
