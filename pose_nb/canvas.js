@@ -58,7 +58,9 @@ function render({ model, el }) {
     }
   }
   async function load() {
-    image = await createImageBitmap(decoded(model.get("picture"), model.get("size")));
+    const count = model.get("answers");
+    const next = await createImageBitmap(decoded(model.get("picture"), model.get("size")));
+    if (count === model.get("answers")) image = next;  // a small picture may overtake a large one
     draw();
     if (sent) canvas.dataset.ms = (performance.now() - sent).toFixed(1);
     sent = 0;
@@ -95,7 +97,7 @@ function render({ model, el }) {
     return [((event.clientX - box.left) * w) / box.width, ((event.clientY - box.top) * h) / box.height];
   }
   canvas.addEventListener("pointerdown", (event) => {
-    if (!points.length) return;
+    if (!points.length || event.button) return;  // the other buttons open menus
     const [x, y] = at(event);
     const far = points.map((p) => Math.hypot(p[0] - x, p[1] - y));
     active = far.indexOf(Math.min(...far));
@@ -106,7 +108,7 @@ function render({ model, el }) {
     event.preventDefault();
   });
   canvas.addEventListener("pointermove", (event) => { if (held) move(active, ...at(event)); });
-  canvas.addEventListener("pointerup", () => { held = false; });
+  canvas.addEventListener("lostpointercapture", () => { held = false; });  // also if cancelled
   canvas.addEventListener("keydown", (event) => {
     const step = event.shiftKey ? 8 : 1, count = points.length;
     const ways = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };

@@ -246,6 +246,7 @@ function lab(id, points, flat, show) {
     return [((event.clientX - box.left) * canvas.width) / box.width, ((event.clientY - box.top) * canvas.height) / box.height];
   };
   canvas.addEventListener("pointerdown", (event) => {
+    if (event.button) return;  // the other buttons open menus
     const [x, y] = at(event), far = points.map((p) => Math.hypot(p[0] - x, p[1] - y));
     active = far.indexOf(Math.min(...far));
     held = true;
@@ -253,7 +254,7 @@ function lab(id, points, flat, show) {
     move(x, y);
   });
   canvas.addEventListener("pointermove", (event) => { if (held) move(...at(event)); });
-  canvas.addEventListener("pointerup", () => { held = false; });
+  canvas.addEventListener("lostpointercapture", () => { held = false; });  // also if cancelled
   canvas.addEventListener("keydown", (event) => {
     const ways = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
     const turn = { n: 1, p: -1 }[event.key.toLowerCase()], step = event.shiftKey ? 8 : 1;

@@ -354,6 +354,7 @@ def test_an_answer_without_a_new_picture_holds_nothing_up(browser):
     page.evaluate("window.setTimeout = () => 0")  # so that only an answer lets the next move go
     page.evaluate(LATE, Path(widgets.__file__).with_name("canvas.js").read_text("utf-8"))
     box = page.locator("canvas").bounding_box()
+    page.mouse.click(box["x"] + 90, box["y"] + 90, button="right")  # opens a menu, moves nothing
     page.mouse.move(box["x"] + 20, box["y"] + 20)
     page.mouse.down()
     assert page.evaluate("sent") == []
@@ -419,6 +420,8 @@ def test_the_page_can_be_dragged(static):
     static.mouse.down()
     static.mouse.move(box["x"] + 201, box["y"] + 133)
     static.mouse.up()
+    assert same(output.text_content(), coded_at(201, 133))
+    static.mouse.click(box["x"] + 90, box["y"] + 90, button="right")
     assert same(output.text_content(), coded_at(201, 133))
     static.locator("#codec [name=encode]").select_option("Megvii")
     assert same(output.text_content(), coded_at(201, 133, "Megvii"))
