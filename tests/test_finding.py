@@ -347,6 +347,12 @@ def test_other_things_in_the_place_of_the_part(server, tmp_path):
     os.mkfifo(tmp_path / f"{NAME}.part")
     with pytest.raises(InputError, match="link or no file"):
         fetch(server, tmp_path)
+    (tmp_path / f"{NAME}.part").unlink()
+    (tmp_path / "precious").write_text("mine")
+    os.link(tmp_path / "precious", tmp_path / f"{NAME}.part")
+    with pytest.raises(InputError, match="link or no file"):
+        fetch(server, tmp_path)
+    assert (tmp_path / "precious").read_text() == "mine"
 
 
 @pytest.mark.parametrize("name", ["x" * 300 + ".pth", "zero\0.pth", "file/x.pth"])

@@ -155,7 +155,7 @@ def _size(part: Path) -> int:
         return 0
     except (OSError, ValueError) as error:
         raise InputError(f"{shown(part, 300)} cannot be written ({error})") from None
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
         raise InputError(f"{shown(part, 300)} is a link or no file; remove it")
     return found.st_size
 
