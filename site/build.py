@@ -38,6 +38,15 @@ in [974_widgets](parts/974_widgets.ipynb); how the page is made is in
 <iframe class="labs" src="labs/index.html" title="Codec, flip test and OKS"></iframe>
 """
 
+COURSE = """Ten chapters for whoever knows PyTorch, in their order, one picture through all of them.
+Where a chapter has something to drag, these pages show pictures; some of it can be dragged under
+[laboratories](../labs.md). To run all of it, in a clone of the repository:
+
+```sh
+pip install -e ".[notebooks]" && jupyter lab nbs/course/01_guess_first.ipynb
+```
+"""
+
 
 def stage(source: Path) -> None:
     """Lay out a folder as Sphinx reads it: notebooks, pages of data sets and of modules."""
@@ -113,7 +122,7 @@ def _write_order(source: Path) -> None:
     _toctree(source / "index.md", FRONT, hidden=True)
     for folder in ("course", "parts"):
         _index(source / folder / "solutions", "Solutions", _pages(source / folder / "solutions"))
-    _index(source / "course", "Course", [*_pages(source / "course"), "solutions/index"])
+    _index(source / "course", "Course", [*_pages(source / "course"), "solutions/index"], COURSE)
     short = dict(re.findall(r"\[([^\]]+)\]\(results/(\w+)\.ipynb\)", tour)[::-1])
     names = {page: title[:1].upper() + title[1:] for title, page in short.items()}
     names["solutions"] = "Solutions"
@@ -137,9 +146,9 @@ def _pages(folder: Path) -> list[str]:
     return [page.name.removesuffix(page.suffix) for page in pages]
 
 
-def _index(folder: Path, title: str, pages: Iterable[str]) -> None:
+def _index(folder: Path, title: str, pages: Iterable[str], text: str = "") -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "index.md").write_text(f"# {title}\n", encoding="utf-8")
+    (folder / "index.md").write_text(f"# {title}\n\n{text}", encoding="utf-8")
     _toctree(folder / "index.md", pages)
 
 
