@@ -148,26 +148,26 @@ def _colour(value: Any, where: str) -> tuple[int, ...]:
     raise InputError(f"{where}: {shown(value)} is no colour; give {need}")
 
 # %% ../nbs/parts/025_skeleton.ipynb #3e634485
-def _checked(s: "Skeleton", where: str) -> dict[str, Any]:
+def _checked(skeleton: "Skeleton", where: str) -> dict[str, Any]:
     """The fields of a skeleton as they shall be; InputError if they are inconsistent."""
-    if not isinstance(s.name, str):
+    if not isinstance(skeleton.name, str):
         raise InputError(f"{where}: its name is no text, for example 'mug'")
-    names = _names(s.keypoints, "keypoints", where)
+    names = _names(skeleton.keypoints, "keypoints", where)
     if not names:
         raise InputError(f"{where}: has no keypoints; give at least one name")
     fields: dict[str, Any] = {"keypoints": names}
     for field in ("flip_pairs", "links"):
-        fields[field] = _pairs(getattr(s, field), names, f"{where}, {field}")
+        fields[field] = _pairs(getattr(skeleton, field), names, f"{where}, {field}")
     partners = [name for pair in fields["flip_pairs"] for name in pair]
     _once(partners, f"{where}, flip_pairs", "is in two pairs; a keypoint has one mirror partner")
     for field in ("upper_body", "lower_body"):
-        fields[field] = _names(getattr(s, field), field, where)
+        fields[field] = _names(getattr(skeleton, field), field, where)
         for name in fields[field]:
             _known(name, names, f"{where}, {field}")
-    return fields | _checked_values(s, names, fields["links"], where)
+    return fields | _checked_values(skeleton, names, fields["links"], where)
 
 # %% ../nbs/parts/025_skeleton.ipynb #d7547ef8
-def _checked_values(s: "Skeleton", names: tuple, links: tuple, where: str) -> dict[str, Any]:
+def _checked_values(skeleton: "Skeleton", names: tuple, links: tuple, where: str) -> dict[str, Any]:
     """The fields that hold numbers and colours, as they shall be."""
 
     def given(values: Any, default: list) -> Any:
@@ -175,14 +175,16 @@ def _checked_values(s: "Skeleton", names: tuple, links: tuple, where: str) -> di
 
     sides = [_side(name) for name in names]
     limbs = [_side(a) if _side(a) == _side(b) else "B" for a, b in links]
-    weights = given(s.joint_weights, [1.0] * len(names))
+    weights = given(skeleton.joint_weights, [1.0] * len(names))
     fields: dict[str, Any] = {
         "joint_weights": _numbers(weights, len(names), f"{where}, joint_weights"),
-        "colors": _colours(given(s.colors, sides), len(names), f"{where}, colors"),
-        "link_colors": _colours(given(s.link_colors, limbs), len(links), f"{where}, link_colors"),
+        "colors": _colours(given(skeleton.colors, sides), len(names), f"{where}, colors"),
+        "link_colors": _colours(
+            given(skeleton.link_colors, limbs), len(links), f"{where}, link_colors"
+        ),
     }
-    if s.sigmas is not None:
-        fields["sigmas"] = _numbers(s.sigmas, len(names), f"{where}, sigmas", above=0)
+    if skeleton.sigmas is not None:
+        fields["sigmas"] = _numbers(skeleton.sigmas, len(names), f"{where}, sigmas", above=0)
     return fields
 
 # %% ../nbs/parts/025_skeleton.ipynb #2cdea170
@@ -190,46 +192,49 @@ def _checked_values(s: "Skeleton", names: tuple, links: tuple, where: str) -> di
 DEFAULT_SIGMA = 0.05
 
 
-def _ids(s: "Skeleton", names: Iterable[str]) -> tuple[int, ...]:
+def _ids(skeleton: "Skeleton", names: Iterable[str]) -> tuple[int, ...]:
     """The channels of keypoints."""
-    channel = {name: place for place, name in enumerate(s.keypoints)}
+    channel = {name: place for place, name in enumerate(skeleton.keypoints)}
     return tuple(channel[name] for name in names)
 
 
-def _pair_ids(s: "Skeleton", pairs: Iterable[tuple[str, str]]) -> tuple[tuple[int, int], ...]:
+def _pair_ids(
+    skeleton: "Skeleton", pairs: Iterable[tuple[str, str]]
+) -> tuple[tuple[int, int], ...]:
     """The channels of pairs of keypoints."""
-    channel = {name: place for place, name in enumerate(s.keypoints)}
+    channel = {name: place for place, name in enumerate(skeleton.keypoints)}
     return tuple((channel[a], channel[b]) for a, b in pairs)
 
 # %% ../nbs/parts/025_skeleton.ipynb #b7af026b
-def _sigmas(s: "Skeleton") -> np.ndarray:
+def _sigmas(skeleton: "Skeleton") -> np.ndarray:
     """The sigmas (K,) as float64; where there are none, `DEFAULT_SIGMA`, with a warning."""
-    if s.sigmas is not None:
-        return np.array(s.sigmas)
+    if skeleton.sigmas is not None:
+        return np.array(skeleton.sigmas)
     warnings.warn(
-        f"skeleton {shown(s.name)} has no sigmas: {DEFAULT_SIGMA} is used for every keypoint, so "
-        "this OKS compares with no other; measure them with skeletons.estimate_sigmas",
+        f"skeleton {shown(skeleton.name)} has no sigmas: {DEFAULT_SIGMA} is used for every "
+        "keypoint, so this OKS compares with no other; measure them with skeletons.estimate_sigmas",
         stacklevel=3,
     )
-    return np.full(len(s), DEFAULT_SIGMA)
+    return np.full(len(skeleton), DEFAULT_SIGMA)
 
 # %% ../nbs/parts/025_skeleton.ipynb #0ee3b5b3
-def _card(s: "Skeleton") -> str:
+def _card(skeleton: "Skeleton") -> str:
     """A card of a few lines."""
 
     def few(items: list[str] | tuple[str, ...], count: int) -> str:
         more = f", … ({len(items)} in all)" if len(items) > count else ""
         return ", ".join(items[:count]) + more or "none"
 
+    sigmas = skeleton.sigmas
     rows = {
-        "keypoints": few(s.keypoints, 6),
-        "flip pairs": few([f"{a} ↔ {b}" for a, b in s.flip_pairs], 2),
-        "links": few([f"{a} – {b}" for a, b in s.links], 2),
-        "sigmas": f"{min(s.sigmas):.3g} to {max(s.sigmas):.3g}" if s.sigmas else "none",
-        "halves": f"{len(s.upper_body)} upper, {len(s.lower_body)} lower",
+        "keypoints": few(skeleton.keypoints, 6),
+        "flip pairs": few([f"{a} ↔ {b}" for a, b in skeleton.flip_pairs], 2),
+        "links": few([f"{a} – {b}" for a, b in skeleton.links], 2),
+        "sigmas": f"{min(sigmas):.3g} to {max(sigmas):.3g}" if sigmas else "none",
+        "halves": f"{len(skeleton.upper_body)} upper, {len(skeleton.lower_body)} lower",
     }
     lines = [f"  {name:11s} {text}" for name, text in rows.items()]
-    return "\n".join([f"{s.name}: {len(s)} keypoints", *lines])
+    return "\n".join([f"{skeleton.name}: {len(skeleton)} keypoints", *lines])
 
 # %% ../nbs/parts/025_skeleton.ipynb #82d9b52e
 def _from_dict(cls: type["Skeleton"], values: dict[str, Any], source: str = "dict") -> "Skeleton":

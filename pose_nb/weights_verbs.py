@@ -9,6 +9,7 @@ __all__ = ['weights_app', 'RowOfFile', 'known_rows', 'listing', 'weights_list', 
 # %% ../nbs/parts/857_weights_verbs.ipynb #f24fe2c1
 import fnmatch
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -155,6 +156,8 @@ def _origin(file: Path, row: Any) -> tuple[list[str], list[str], str]:
     if "epoch" in words:
         name = row.benchmark.figure
         value = words.get(name, "")[:20]
+        with suppress(ValueError):
+            value = f"{float(value):.4g}"
         origin.append(f"trained with pose_nb, weights of epoch {words['epoch'][:20]}")
         return (
             origin,

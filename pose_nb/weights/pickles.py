@@ -95,72 +95,72 @@ _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_SET": list, "EMPTY_TUPLE": tuple}
 
 
-def _push(m: _Machine, op: str, argument: Any) -> None:
+def _push(machine: _Machine, op: str, argument: Any) -> None:
     """A number, text or bytes that stands in the program."""
-    m.push(argument)
+    machine.push(argument)
 
 
-def _push_new(m: _Machine, op: str, argument: Any) -> None:
-    m.push(_EMPTY[op]() if op in _EMPTY else _CONSTANTS[op])
+def _push_new(machine: _Machine, op: str, argument: Any) -> None:
+    machine.push(_EMPTY[op]() if op in _EMPTY else _CONSTANTS[op])
 
 # %% ../../nbs/parts/610_weights.pickles.ipynb #7ccc09c0
-def _collect(m: _Machine, op: str, argument: Any) -> None:
+def _collect(machine: _Machine, op: str, argument: Any) -> None:
     match op:
         case "PROTO" | "FRAME":
             pass
         case "MARK":
-            m.marks.append(len(m.stack))
+            machine.marks.append(len(machine.stack))
         case "TUPLE1" | "TUPLE2" | "TUPLE3":
-            m.push(tuple(m.take(int(op[5:]))))
+            machine.push(tuple(machine.take(int(op[5:]))))
         case "TUPLE":
-            m.push(tuple(m.take()))
+            machine.push(tuple(machine.take()))
         case "LIST" | "FROZENSET":
-            m.push(m.take())
+            machine.push(machine.take())
         case "DICT":
-            values = m.take()
-            m.push({})
-            _set_items(m, values)
+            values = machine.take()
+            machine.push({})
+            _set_items(machine, values)
 
 # %% ../../nbs/parts/610_weights.pickles.ipynb #c0bbc025
-def _fill(m: _Machine, op: str, argument: Any) -> None:
+def _fill(machine: _Machine, op: str, argument: Any) -> None:
     single = {"APPEND": 1, "SETITEM": 2}.get(op)
-    values = m.take(single)
+    values = machine.take(single)
     if op.startswith("SETITEM"):
-        _set_items(m, values)
+        _set_items(machine, values)
     else:
-        _target(m, list).extend(values)
+        _target(machine, list).extend(values)
 
 
-def _target(m: _Machine, kind: type) -> Any:
+def _target(machine: _Machine, kind: type) -> Any:
     """The container on top of the stack; a new one, soon forgotten, in place of an `Inert`."""
-    top = m.stack[-1]
+    top = machine.stack[-1]
     if type(top) is not kind and not isinstance(top, Inert):
         raise TypeError(f"items are stored into a {type(top).__name__}")
     return top if type(top) is kind else kind()
 
 
-def _set_items(m: _Machine, values: list[Any]) -> None:
+def _set_items(machine: _Machine, values: list[Any]) -> None:
     """Pairs into the dictionary on top; keys that no checkpoint needs, such as tuples, are left."""
-    target = _target(m, dict)
+    target = _target(machine, dict)
     for key, value in zip(values[::2], values[1::2]):
         if type(key) in (str, bytes) or type(key) is int and abs(key) < 2**31:
             target[key] = value
 
 # %% ../../nbs/parts/610_weights.pickles.ipynb #47da0d22
-def _remember(m: _Machine, op: str, argument: Any) -> None:
+def _remember(machine: _Machine, op: str, argument: Any) -> None:
     match op:
         case "POP":
-            m.stack.pop()
+            machine.stack.pop()
         case "POP_MARK":
-            m.take()
+            machine.take()
         case "DUP":
-            m.push(m.stack[-1])
+            machine.push(machine.stack[-1])
         case "PUT" | "BINPUT" | "LONG_BINPUT":
-            m.memo[argument] = m.stack[-1]
+            machine.memo[argument] = machine.stack[-1]
         case "MEMOIZE":
-            m.memo[len(m.memo)] = m.stack[-1]
+            machine.memo[len(machine.memo)] = machine.stack[-1]
         case "GET" | "BINGET" | "LONG_BINGET":
-            m.push(m.memo[argument])
+            machine.push(machine.memo[argument])
 
 # %% ../../nbs/parts/610_weights.pickles.ipynb #f40fb3e4
 _HARM = frozenset(
@@ -190,14 +190,14 @@ _PARAMETER = ("torch._utils._rebuild_parameter", "torch._utils._rebuild_paramete
 _CONTAINER = ("torch.Size", "builtins.set", "__builtin__.set")
 
 
-def _called(m: _Machine, what: Any, arguments: Any = ()) -> Any:
+def _called(machine: _Machine, what: Any, arguments: Any = ()) -> Any:
     """What calling `what` stands for."""
     if isinstance(what, Inert):
         return what
     if not isinstance(what, Name):
         raise TypeError("something that is no class is called")
     if what.text == "collections.OrderedDict":
-        return _ordered(m, arguments)
+        return _ordered(machine, arguments)
     if type(arguments) is not tuple or not 1 <= len(arguments) <= 7:
         return Inert(what.text)
     if what.text in _TENSOR and len(arguments) >= 4:
@@ -207,11 +207,11 @@ def _called(m: _Machine, what: Any, arguments: Any = ()) -> Any:
     return Inert(what.text)
 
 # %% ../../nbs/parts/610_weights.pickles.ipynb #840c4e4b
-def _ordered(m: _Machine, arguments: Any) -> dict[str, Any]:
+def _ordered(machine: _Machine, arguments: Any) -> dict[str, Any]:
     """An OrderedDict, from nothing or from a list of pairs."""
     match arguments:
         case (list(pairs),):
-            m.budget.spend(len(pairs))
+            machine.budget.spend(len(pairs))
             return {key: value for key, value in pairs if type(key) is str}
     return {}
 
@@ -244,7 +244,7 @@ def _dtype(kind: str) -> torch.dtype:
     return _DTYPES[name]
 
 # %% ../../nbs/parts/610_weights.pickles.ipynb #cad678b7
-def _stored(m: _Machine, identity: Any) -> Stored | Inert:
+def _stored(machine: _Machine, identity: Any) -> Stored | Inert:
     """The `Stored` for a persistent id; an `Inert` for the source code that old files carry."""
     if type(identity) is not tuple or not 5 <= len(identity) <= 6:
         if type(identity) is tuple and identity[:1] == ("module",):
@@ -253,32 +253,32 @@ def _stored(m: _Machine, identity: Any) -> Stored | Inert:
     match identity:
         case ("storage", Name(kind), str(key), _, int(declared), *view):
             dtype = _dtype(kind)
-            if m.dtypes.setdefault(key, dtype) != dtype:
+            if machine.dtypes.setdefault(key, dtype) != dtype:
                 raise InputError(f"reads the storage {shown(key)} as two kinds of numbers")
             _, offset, count = view[0] if view and view[0] is not None else (key, 0, declared)
             return Stored(key, dtype, declared, offset, count)
     raise InputError("its pickle refers to a storage in a form that PyTorch does not write")
 
 # %% ../../nbs/parts/610_weights.pickles.ipynb #6732bc32
-def _create(m: _Machine, op: str, argument: Any) -> None:
+def _create(machine: _Machine, op: str, argument: Any) -> None:
     match op:
         case "GLOBAL":
-            m.push(_name(*argument.split(" ", 1)))
+            machine.push(_name(*argument.split(" ", 1)))
         case "STACK_GLOBAL":
-            m.push(_name(*m.take(2)))
+            machine.push(_name(*machine.take(2)))
         case "REDUCE" | "NEWOBJ":
-            m.push(_called(m, *m.take(2)))
+            machine.push(_called(machine, *machine.take(2)))
         case "NEWOBJ_EX":
-            m.push(_called(m, m.take(3)[0]))
+            machine.push(_called(machine, machine.take(3)[0]))
         case "INST":
-            m.take()
-            m.push(_called(m, _name(*argument.split(" ", 1))))
+            machine.take()
+            machine.push(_called(machine, _name(*argument.split(" ", 1))))
         case "OBJ":
-            m.push(_called(m, m.take()[0]))
+            machine.push(_called(machine, machine.take()[0]))
         case "BUILD":
-            m.take(1)  # the state of an object, and we have no objects
+            machine.take(1)  # the state of an object, and we have no objects
         case "BINPERSID":
-            m.push(_stored(m, m.stack.pop()))
+            machine.push(_stored(machine, machine.stack.pop()))
 
 # %% ../../nbs/parts/610_weights.pickles.ipynb #5340bf06
 # fmt: off
