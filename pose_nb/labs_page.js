@@ -268,11 +268,14 @@ function lab(id, points, flat, show) {
 }
 function start() {
   const scale = 4;
+  let shown = [0, 0], joint = [];  // where the ring was drawn, and for which joint
   lab("codec", [[168, 248]], false, (pen, points, value) => {
     const stride = Number(value("stride")), sigma = Number(value("sigma"));
     const coder = makeCodec(value("encode"), D.input, stride, sigma), cell = stride * scale;
-    const place = points[0].map((v, i) => (v / cell - 0.5) * coder.factor[i]);
-    const one = coded(...place, value("encode"), value("decode"), sigma, stride), top = highest(one.heatmap) || 1;
+    if (String(points[0]) !== String(shown)) joint = points[0].map((v, i) => (v / cell - 0.5) * coder.factor[i]);
+    points[0] = joint.map((v, i) => (v / coder.factor[i] + 0.5) * cell);  // another codec: the same joint
+    shown = [...points[0]];
+    const one = coded(...joint, value("encode"), value("decode"), sigma, stride), top = highest(one.heatmap) || 1;
     one.heatmap.forEach((row, y) => row.forEach((v, x) => {
       pen.fillStyle = D.magma[Math.trunc(clamp(v / top, 0, 1) * 255)];
       pen.fillRect(x * cell, y * cell, cell, cell);

@@ -425,6 +425,10 @@ def test_the_page_can_be_dragged(static):
     assert same(output.text_content(), coded_at(201, 133))
     static.locator("#codec [name=encode]").select_option("Megvii")
     assert same(output.text_content(), coded_at(201, 133, "Megvii"))
+    static.locator("#codec [name=stride]").select_option("16")  # the joint stays where it is
+    true = labs.from_screen((201, 133), labs.coded(0, 0)).tolist()
+    expected = widgets.codec_text(labs.coded(*true, "Megvii", "", 2.0, 16))
+    assert same(output.text_content(), expected)
 
     flip = static.locator("#flip output")
     assert same(flip.text_content(), widgets.flip_text(labs.flipped(96, 0)))
