@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from places import copy_and_places
 from pose_nb.tables import sets
 from pose_nb.data.custom import load_custom, split_records, to_coco
 from pose_nb.data.mpii import load_mpii
@@ -222,14 +223,7 @@ def test_detections(tmp_path):
 
 def mutate(rng, value, wrong=WRONG_VALUES):
     """A copy in which one random place is replaced, removed, or doubled."""
-    value, places = copy.deepcopy(value), []
-
-    def visit(x):
-        for key in list(x) if isinstance(x, dict) else range(len(x)) if isinstance(x, list) else ():
-            places.append((x, key))
-            visit(x[key])
-
-    visit(value)
+    value, places = copy_and_places(value)
     place, key = rng.choice(places)
     action = rng.random()
     if action < 0.75:

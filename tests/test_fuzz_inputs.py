@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from places import copy_and_places
 from pose_nb.data.crop import ImageError, read_image, read_image_size
 from pose_nb.data.custom import load_custom
 from pose_nb.data.mpii import load_mpii
@@ -106,14 +107,7 @@ def folder(tmp_path_factory):
 
 def spoiled(rng, value):
     """A copy in which one place holds something else, is gone, is there twice, or is text."""
-    value, places = copy.deepcopy(value), []
-
-    def visit(x):
-        for key in list(x) if isinstance(x, dict) else range(len(x)) if isinstance(x, list) else ():
-            places.append((x, key))
-            visit(x[key])
-
-    visit(value)
+    value, places = copy_and_places(value)
     if not places or rng.random() < 0.02:
         return copy.deepcopy(rng.choice(VALUES))
     place, key = rng.choice(places)
