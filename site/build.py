@@ -8,6 +8,7 @@ that leads nowhere and a page that no link leads to are errors.
 
 import argparse
 import inspect
+import json
 import pkgutil
 import re
 import shutil
@@ -55,7 +56,8 @@ def stage(source: Path) -> None:
     for folder in ("records", "bench/records"):
         shutil.copytree(ROOT / folder, source / folder)
     for notebook in source.rglob("*.ipynb"):
-        notebook.write_text(_as_pages(notebook.read_text(encoding="utf-8")), encoding="utf-8")
+        text = _in_one_piece(notebook.read_text(encoding="utf-8"))
+        notebook.write_text(_as_pages(text), encoding="utf-8")
     for page in sorted((ROOT / "data_recipes").glob("*/README.md")):
         _copy_page(page, source / "data" / f"{page.parent.name}.md")
     for name in ("README.md", "CONTRIBUTING.md"):
@@ -64,6 +66,21 @@ def stage(source: Path) -> None:
     (source / "labs.md").write_text(LABS, encoding="utf-8")
     _write_order(source)
     _write_api(source / "api")
+
+
+def _in_one_piece(notebook: str) -> str:
+    """A notebook in which what a cell printed is one output, into however many it was cut."""
+    content = json.loads(notebook)
+    for cell in content["cells"]:
+        whole: list[dict] = []
+        for output in cell.get("outputs", []):
+            if whole and output.get("name", "") == whole[-1].get("name"):
+                whole[-1]["text"] += output["text"]
+            else:
+                whole.append(output)
+        if whole:
+            cell["outputs"] = whole
+    return json.dumps(content, ensure_ascii=False)
 
 
 # -- links as the site has them ---------------------------------------------------------------

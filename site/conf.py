@@ -28,7 +28,6 @@ html_theme_options = {
 }
 html_math_renderer = "mathml"
 nb_execution_mode = "off"  # the stored outputs are shown
-nb_merge_streams = True  # what one cell printed, however it was cut into messages
 myst_enable_extensions = ["attrs_inline", "dollarmath", "html_image"]
 myst_heading_anchors = 3
 autodoc_typehints = "description"

@@ -31,8 +31,8 @@ PAGES = [
     "results/09_300w",
     "parts/index",
     "parts/125_codecs.dark",
-    "data/wflw",
-    "api/pose_nb.codecs.dark",
+    "data/coco",
+    "api/pose_nb.data.device_crops",
 ]
 PICTURES = """async () => {
     const images = [...document.images];
