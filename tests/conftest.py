@@ -10,6 +10,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one process a core: more threads woul
 import pytest
 
 
+def pytest_collection_modifyitems(items):
+    """Long tests come first, so that at the end all processes share what is short."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 def outside(variable, what):
     """The folder that an environment variable names; a test that needs it is skipped without it."""
     folder = os.environ.get(variable)

@@ -18,7 +18,7 @@ from pose_nb.skeletons import COCO
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 NO_BROWSER = "no Chromium here: apt-get install chromium"
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=NO_BROWSER)
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason=NO_BROWSER)]
 SETUP = """
 import numpy as np
 from pose_nb import labs

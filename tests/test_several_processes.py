@@ -18,6 +18,8 @@ from small_run import log
 from pose_nb.files import InputError
 from pose_nb.launching import _what_failed, launch
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def both(people, tmp_path_factory):
