@@ -7,9 +7,11 @@ __all__ = ['app', 'AsJson', 'list_rows', 'info', 'table', 'demo', 'show_environm
            'main']
 
 # %% ../nbs/parts/860_cli.ipynb #f0b22c57
+import errno
 import json
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -224,10 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     (interrupted).
     """
     try:
-        try:
-            app(arguments, prog_name="pose-nb")
-        finally:
-            sys.stdout.flush()
+        _run(arguments)
     except InputError as error:
         _stop(str(error))
     except SystemExit as end:
@@ -241,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         if not error.strerror:
             raise
-        _stop(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
+        _stop(_reason(error))
 
 # %% ../nbs/parts/860_cli.ipynb #532cbe6d
 def _interruption(end: BaseException | None) -> str:
@@ -249,6 +248,30 @@ def _interruption(end: BaseException | None) -> str:
     while end is not None and not isinstance(end, KeyboardInterrupt):
         end = end.__cause__ or end.__context__
     return str(end or "")
+
+# %% ../nbs/parts/860_cli.ipynb #ac05f83c
+def _warn(message: Warning | str, *where: Any, **more: Any) -> None:
+    """A warning in one line, without a place in our code."""
+    print(f"pose-nb: {message}", file=sys.stderr)
+
+
+def _run(arguments: Sequence[str] | None) -> None:
+    """Call a verb; its warnings are a line each, and Pillow need not tell of large pictures."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Image size .* exceeds")
+            warnings.showwarning = _warn
+            app(arguments, prog_name="pose-nb")
+    finally:
+        if sys.stdout is not None:  # it was closed by who called us
+            sys.stdout.flush()
+
+# %% ../nbs/parts/860_cli.ipynb #614ffc7e
+def _reason(error: OSError) -> str:
+    """What the file system says, and what to do about a full disk."""
+    text = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+    full = error.errno == errno.ENOSPC
+    return f"{text}; make room, and the same command goes on" if full else text
 
 
 def _stop(message: str) -> None:

@@ -126,5 +126,6 @@ class PersonDetector:
 def _tensor(picture: np.ndarray, factor: float) -> torch.Tensor:
     """(3, h, w) from 0 to 1, shrunk by a factor below 1."""
     if factor < 1:
-        picture = cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+        h, w = (max(1, round(side * factor)) for side in picture.shape[:2])
+        picture = cv2.resize(picture, (w, h), interpolation=cv2.INTER_AREA)
     return torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1).float() / 255

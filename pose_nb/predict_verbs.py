@@ -20,7 +20,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .files import InputError, existing_file
+from .files import InputError, existing_file, plain
 from .tables.facts import ids_beginning
 
 # %% ../nbs/parts/856_predict_verbs.ipynb #d5d7f681
@@ -59,22 +59,10 @@ def row_and_inputs(words: list[str], weights: str | None) -> tuple[Any, list[str
         raise InputError("no pictures: name files, folders, patterns or addresses after the row")
     return row, words
 
-# %% ../nbs/parts/856_predict_verbs.ipynb #0ab1071f
-def _corners(text: str) -> tuple[float, ...]:
-    """--box x1,y1,x2,y2 as four numbers."""
-    try:
-        x1, y1, x2, y2 = map(float, text.split(","))
-    except ValueError:
-        raise InputError(
-            f"--box {text}: four numbers are needed, as in --box 30,20,180,400 (x1,y1,x2,y2 in "
-            "pixels)"
-        ) from None
-    return x1, y1, x2, y2
-
 # %% ../nbs/parts/856_predict_verbs.ipynb #858b2855
 def _named_boxes(files: list[str], o: dict[str, Any]) -> dict[str, Any] | None:
     """{file: boxes} where --box or --boxes FILE give them."""
-    from pose_nb.prediction import check_boxes, read_boxes
+    from pose_nb.prediction import check_boxes, corners_of, read_boxes
 
     box, boxes = o["box"], o["boxes"]
     if box and boxes:
@@ -84,7 +72,7 @@ def _named_boxes(files: list[str], o: dict[str, Any]) -> dict[str, Any] | None:
             f"--box belongs to one image, but there are {len(files)}; use --boxes FILE"
         )
     if box:
-        return {files[0]: check_boxes([_corners(text) for text in box], "--box")}
+        return {files[0]: check_boxes([corners_of(text) for text in box], "--box")}
     if boxes in (None, "auto", "whole"):
         return None
     return dict(zip(files, read_boxes(boxes, [Path(file) for file in files])))
@@ -119,7 +107,7 @@ def _answer_pictures(words: list[str], weights: str | None, o: dict[str, Any]) -
     from pose_nb.run_state import locked
 
     row, inputs = row_and_inputs(words, weights)
-    files = find_inputs(inputs)
+    files = find_inputs(inputs, len(inputs) > 1)
     if o["save_images"] or o["heatmaps"]:
         pictures.keep_apart(o["out"], files)
     several = start_accelerator(o["device"]) if "RANK" in os.environ else None
@@ -187,6 +175,8 @@ def _ask_groups(asked: Any, answers: Any, o: dict[str, Any]) -> tuple[list[str],
 
     groups, told = list(answers.groups()), list[str]()
     log = answers.out / f"answers-{answers.part}.jsonl"
+    if answers.part == 0:
+        _say([e for e in map(answers.done.get, answers.files) if e], asked.row.id, o)
     bar = tqdm(groups, desc="pictures, eight at a time", disable=None, leave=False)
     with stop_requests() as stop, LineFile(log, fresh=False) as lines, bar:
         for number, group in enumerate(bar, 1):
@@ -194,14 +184,19 @@ def _ask_groups(asked: Any, answers: Any, o: dict[str, Any]) -> tuple[list[str],
             told += problems
             for problem in problems if len(answers.files) > 1 or entries else ():
                 print(f"left out: {problem}", file=sys.stderr)
-            for entry in entries if o["as_json"] else ():
-                print(json.dumps({"row": asked.row.id, **entry}), flush=True)
+            _say(entries, asked.row.id, o)
             if stop() and number < len(groups):
                 raise KeyboardInterrupt(
                     f"stopped, {len(groups) - number} groups of pictures are left; what is done "
                     f"is in {answers.out}, and the same command goes on"
                 )
     return told, bool(groups)
+
+# %% ../nbs/parts/856_predict_verbs.ipynb #1a087c49
+def _say(entries: list[dict], row: str, o: dict[str, Any]) -> None:
+    """Print the answers for machines, if they are asked for."""
+    for entry in entries if o["as_json"] else ():
+        print(json.dumps(plain({"row": row, **entry}), allow_nan=False), flush=True)
 
 # %% ../nbs/parts/856_predict_verbs.ipynb #e5f50a94
 def _tell(
@@ -221,7 +216,7 @@ def _tell(
     rest = f"; {asked - images} could not be used" if asked > images else ""
     rest += "" if news else ", all answered before: this run is complete"
     say = sys.stderr if o["as_json"] else sys.stdout
-    print(f"{o['out']}: {who} in {where}{rest}; {left}", file=say)
+    print(f"{o['out']}: {who} in {where}{rest}" + (f"; {left}" if left else ""), file=say)
 
 # %% ../nbs/parts/856_predict_verbs.ipynb #af357f90
 def _row_or_file(text: str) -> list[str]:
@@ -290,10 +285,10 @@ def predict(
     Without ROW and --weights: coco/hrnet-w32 with a public copy of its authors' weights. Exit
     status 1: some pictures could not be used; they are named, the others are done.
     """
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # we say ourselves what is wrong
     from pose_nb.gathering import is_video
     from pose_nb.launching import in_processes, writable_folder
 
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # we say ourselves what is wrong
     writable_folder(out)
     o: dict[str, Any] = dict(boxes=boxes, box=box, detector=detector, least=box_threshold)
     o |= dict(detector_weights=detector_weights, most=most, threshold=threshold, flip=flip)
@@ -301,7 +296,7 @@ def predict(
     o |= dict(save_json=save_json, save_csv=save_csv, heatmaps=show_heatmaps, as_json=as_json)
     o |= dict(overwrite=overwrite, device=device)
     if any(is_video(word) for word in words):
-        _track_here(words, weights, o | VIDEO)
+        _track_here(words, weights, o | VIDEO | ({} if save_images else {"ending": ""}))
         return
     in_processes(processes, _answer_pictures, words, weights, o)
     if _left_out(words, weights, out):
@@ -313,7 +308,8 @@ def _left_out(words: list[str], weights: str | None, out: Path) -> bool:
     from pose_nb.gathering import find_inputs
     from pose_nb.pictures import answered
 
-    return not set(find_inputs(row_and_inputs(words, weights)[1])) <= answered(out)
+    inputs = row_and_inputs(words, weights)[1]
+    return not set(find_inputs(inputs, len(inputs) > 1)) <= answered(out)
 
 # %% ../nbs/parts/856_predict_verbs.ipynb #766561d0
 VIDEO: dict[str, Any] = dict(every=5, match="greedy", by="oks", patience=15, smooth=True)
@@ -352,6 +348,9 @@ def _track_here(words: list[str], weights: str | None, o: dict[str, Any]) -> Non
         raise KeyboardInterrupt(f"stopped; what was done until then is in {what}")
     answer = dict(files=list(map(str, done.files)), frames=done.frames, people=done.people)
     print(json.dumps(answer) if o["as_json"] else what)
+    if done.missing:
+        print(f"left out: the last {done.missing:.1f} s of {inputs[0]}: cut short", file=sys.stderr)
+        raise typer.Exit(1)
 
 # %% ../nbs/parts/856_predict_verbs.ipynb #2c56d0f8
 def _tracks(source: str, o: dict[str, Any]) -> Any:

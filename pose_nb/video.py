@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 
 from .data.poses import Poses
 from .files import InputError, LineFile, existing_file, shown
-from .gathering import is_address
+from .gathering import is_address, path_of
 from .inference import pick_device, row_of
 from .prediction import boxes_or_detector, predict
 from .tracking import OneEuro, SmoothTracks
@@ -110,7 +110,7 @@ def boxes_around(poses: Poses, least: float = 0.2, margin: float = 0.15) -> np.n
 # %% ../nbs/parts/833_video.ipynb #171f3efa
 def track(
     model: nn.Module,
-    frames: Iterable[np.ndarray],
+    frames: Iterable[np.ndarray] | str | Path | int,
     boxes: Any = None,
     *,
     row: Any = None,
@@ -121,12 +121,16 @@ def track(
 ) -> Generator[tuple[np.ndarray, Poses], None, None]:
     """The frames of a video with their people, numbered in `track_ids` and smoothed.
 
-    frames: RGB pictures, such as `Frames(path)`. boxes: a detector, "auto", "whole" or None, as for
-    `predict`. every: frames from one look of the detector to the next. tracks: who numbers and
-    smooths; default: greedily by OKS, One-Euro at the frames' rate. how: flip, batch_size,
-    precision, as for `predict`.
+    frames: RGB pictures, or what `Frames` takes, such as a path. boxes: a detector, "auto",
+    "whole" or None, as for `predict`. every: frames from one look of the detector to the next.
+    tracks: who numbers and smooths; default: greedily by OKS, One-Euro at the frames' rate.
+    how: flip, batch_size, precision, as for `predict`.
     """
     row, device = row_of(model, row), pick_device(device)
+    if isinstance(frames, (str, Path, int)):
+        frames = Frames(frames)
+    elif getattr(frames, "ndim", 4) != 4 or not isinstance(frames, Iterable):
+        raise InputError(f"frames {shown(frames)}: a video's path or pictures (H, W, 3) are needed")
     if every < 1:
         raise InputError(f"every {every}: at least 1 frame is needed")
     find = boxes_or_detector(boxes, row, device)
@@ -158,11 +162,12 @@ class Tracked:
     seconds: float
     stopped: bool  # before the end, because somebody asked
     files: tuple[Path, ...]
+    missing: float = 0.0  # seconds that the source promises, but that could not be decoded
 
 # %% ../nbs/parts/833_video.ipynb #a20f4dbe
 def _place(source: str, out: str | Path, ending: str) -> Path:
     """Where the new files go, without ending; InputError if a video would replace its source."""
-    name = f"camera{source}" if source.isdigit() else Path(source).stem
+    name = f"camera{source}" if source.isdigit() else Path(path_of(source)).stem[:60] or "video"
     place = Path(out) / name
     if ending and Path(f"{place}{ending}").resolve() == Path(source).resolve():
         raise InputError(
@@ -170,6 +175,13 @@ def _place(source: str, out: str | Path, ending: str) -> Path:
             "folder or ending"
         )
     return place
+
+# %% ../nbs/parts/833_video.ipynb #c6ea5bcb
+def _missing(reader: Frames) -> float:
+    """Seconds that a video promises after the last frame that could be decoded; 0 for a few."""
+    whole = reader.count / reader.fps
+    rest = whole - reader.time - 1 / reader.fps
+    return rest if rest > max(0.5, 0.1 * whole) else 0.0
 
 # %% ../nbs/parts/833_video.ipynb #8f4982fd
 def track_video(
@@ -216,4 +228,5 @@ def track_video(
     lines.finish(f"{place}.json", head, "frames")
     files = [Path(f"{place}{e}") for e in (ending, ".json") if e]
     stopped = stopped and frames < total
-    return Tracked(frames, len(seen), time.perf_counter() - began, stopped, tuple(files))
+    missing = _missing(reader) if frames not in (limit, 0) and not stopped else 0.0
+    return Tracked(frames, len(seen), time.perf_counter() - began, stopped, tuple(files), missing)

@@ -53,7 +53,7 @@ def test_exif_turns_pillow_as_it_turns_files(turn, tmp_path):
     assert np.abs(from_file.astype(int) - from_pillow).max() <= 3  # two JPEG decoders
 
 
-@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1", "I;16", "F", "YCbCr"])
+@pytest.mark.parametrize("mode", ["L", "LA", "La", "P", "RGBA", "CMYK", "1", "I;16", "F", "YCbCr"])
 def test_every_mode_of_pillow(mode):
     image = Image.fromarray(PHOTO)
     if mode == "I;16":
@@ -61,7 +61,7 @@ def test_every_mode_of_pillow(mode):
     elif mode == "F":
         image = Image.fromarray(PHOTO[..., 0].astype(np.float32) / 255)
     else:
-        image = image.convert(mode)
+        image = image.convert("LA" if mode == "La" else "RGB").convert(mode)
     pixels = as_rgb(image)
     assert pixels.shape == PHOTO.shape and pixels.dtype == np.uint8
     if mode in ("I;16", "F"):
@@ -147,3 +147,29 @@ def test_a_network_that_learnt_nothing_is_refused():
         predict(changed, PHOTO, "whole", device="cpu")
     changed.load_state_dict(changed.state_dict())
     assert len(predict(changed, PHOTO, "whole", flip=False, device="cpu")) == 1
+
+
+def test_open_files_and_odd_tensors(model):
+    """As an upload comes in a web server; a file counts as one picture, not as its lines."""
+    data, chw = stored("png"), torch.from_numpy(PHOTO).permute(2, 0, 1)
+    poses = predict(model, io.BytesIO(data), "whole", flip=False, device="cpu")
+    assert len(poses) == 1 and poses.draw().shape == PHOTO.shape, "read once, drawn later"
+    assert np.array_equal(as_rgb(memoryview(data)), PHOTO)
+    low = as_rgb((chw / 255).bfloat16())
+    assert np.abs(low.astype(int) - PHOTO).max() <= 1
+    assert np.array_equal(as_rgb(chw.to_sparse()), PHOTO)
+    closed = io.BytesIO(data)
+    closed.close()
+    for odd in (closed, io.StringIO("text"), None, 3, chw.to("meta")):
+        with pytest.raises(ImageError, match="image 0"):
+            predict(model, odd, "whole", device="cpu")
+
+
+def test_wrong_arguments_are_told(model):
+    for size in (0, -1, 1.5):
+        with pytest.raises(InputError, match="batch_size"):
+            predict(model, PHOTO, "whole", batch_size=size, device="cpu")
+    with pytest.warns(UserWarning, match="gone.png"):
+        assert len(predict(model, ["gone.png", PHOTO], "whole", flip=False, device="cpu")) == 1
+    boxes = ([[1, 1, 40, 40]] for _ in range(2))
+    assert len(predict(model, [PHOTO, PHOTO], boxes, flip=False, device="cpu")) == 2

@@ -75,3 +75,15 @@ def test_chosen_rows_keep_all_columns(poses):
     assert len(poses.subset([]).to_coco()) == 0 and len(poses.of_image(9)) == 0
     with pytest.raises(InputError, match="box_scores"):
         Poses(POINTS, SCORES, BOXES, np.ones(3), np.zeros(3, int), COCO, box_scores=np.ones(2))
+
+
+def test_odd_values_and_shapes(poses):
+    poses.keypoints = poses.keypoints.copy()
+    poses.keypoints[0, 0] = np.nan
+    text = poses.to_json()
+    assert "NaN" not in text
+    assert json.loads(text)["images"][0]["people"][0]["keypoints"][0][:2] == [None, None]
+    with pytest.raises(InputError, match="1 for 2 images"):
+        poses.to_coco([139])
+    poses.images = (np.zeros((4000, 3, 3), np.uint8), PICTURES[1])
+    assert poses._repr_jpeg_()[:2] == b"\xff\xd8", "shrunk to a side of no pixel"

@@ -1,8 +1,11 @@
 """Runs of `pose-nb predict` and `track`: stopped, killed, shared, repeated; nothing is lost."""
 
 import contextlib
+import csv
+import errno
 import json
 
+import cv2
 import pytest
 import torch
 from data_images import picture
@@ -93,12 +96,11 @@ def test_stopped_and_gone_on(run, photos, monkeypatch):
         status, _, err = run("predict", "in")
     assert status == 130 and "same command goes on" in err
     status, out, err = run("predict", "in", "--json")
-    assert status == 0 and [json.loads(line)["file"][3:] for line in out.splitlines()] == [
-        "8.png",
-        "9.png",
-    ], "what was done before is not asked again"
+    assert status == 0 and [json.loads(line)["file"] for line in out.splitlines()] == photos
     assert "10 people in 10 images" in err
+    monkeypatch.setattr(pictures, "answer_group", None)  # nothing is asked again
     assert "this run is complete" in run("predict", "in")[1]
+    assert run("predict", "in", "--json")[1] == out
 
 
 def test_one_bad_file_then_mended(run, photos):
@@ -111,6 +113,62 @@ def test_one_bad_file_then_mended(run, photos):
     assert run("predict", "in", "--save-csv", "--no-save-images")[0] == 0
     images = json.load(open("predictions/keypoints.json"))["images"]
     assert [image["file"] for image in images] == photos
+
+
+def test_a_file_that_goes_bad_or_away(run, photos):
+    """An answer of before does not stand for a picture that cannot be used now."""
+    assert run("predict", photos[0], photos[1])[0] == 0
+    open(photos[0], "wb").write(b"text")
+    status, out, err = run("predict", photos[0], photos[1], "in/gone.png")
+    assert status == 1 and "1 person in 1 image; 2 could not be used" in out
+    assert "left out: in/0.png: not an image" in err and "left out: in/gone.png: this image" in err
+    status, out, err = run("predict", photos[0])
+    assert status == 2 and err.startswith("pose-nb: in/0.png: not an image") and not out
+    assert run("predict", "in/gone.png")[0] == 2
+
+
+def test_names_that_are_hard_to_write(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = cv2.imencode(".png", picture(1, 60, 80))[1].tobytes()
+    for name in (b"\xff.png", b"a" * 251 + b".png", b"new\nline.png"):
+        open(b"in-" + name if len(name) < 9 else name, "wb").write(data)
+    status, out, err = run("predict", "*.png", "--save-csv")
+    assert status == 0 and "3 people in 3 images" in out, err
+    assert len(list(csv.reader(open("predictions/keypoints.csv", errors="replace")))) == 4
+    long = "https://a.org/photo.jpg?token=" + "x" * 400
+    assert pictures.drawing_names([long, "a" * 300, "https://a.org/", "http://[::1"]) == [
+        "photo.jpg", "a" * 200 + ".jpg", "picture.jpg", "picture-2.jpg",
+    ]  # fmt: skip
+    for odd in ("http://[::1", "HTTP://127.0.0.1:1/x.png", "ftp://a.org/b.png"):
+        status, _, err = run("predict", odd)
+        assert status == 2 and err.startswith("pose-nb: 'http".replace("http", odd[:4])), err
+
+
+def test_closed_streams(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    status, _, err = run("predict", "-", "--out", tmp_path / "o")
+    assert status == 2 and "standard input is closed" in err
+    monkeypatch.setattr("sys.stdout", None)
+    with pytest.raises(SystemExit, match="0"):
+        main(["list", "coco/resnet-50"])
+
+
+def test_a_full_disk_and_warnings_in_one_line(run, photos, monkeypatch, capsys):
+    def full(*words):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pictures, "write_json_list", full)
+        status, _, err = run("predict", photos[0])
+    assert status == 2 and err == (
+        "pose-nb: No space left on device; make room, and the same command goes on\n"
+    )
+    boxes = [{"file_name": "0.png", "bbox": [1, 2, 30, 40], "category_id": 3}]
+    open("b.json", "w").write(json.dumps(boxes))
+    with pytest.raises(SystemExit):
+        main(["predict", ROW.id, photos[0], "--weights=random", "--boxes=b.json", "--out=o"])
+    err = capsys.readouterr().err
+    assert err == "pose-nb: b.json: 1 boxes of categories but 1 left out\n"
 
 
 def test_other_settings_and_another_run(run, photos, tmp_path):
@@ -146,7 +204,8 @@ def test_a_video_from_the_shell(run, tmp_path, monkeypatch):
     assert Frames("predictions/v.mp4").count == 7
     frames = json.load(open("predictions/v.json"))["frames"]
     assert {person["id"] for frame in frames for person in frame["people"]} == {1}
-    assert run("predict", "v.mp4", "--out", "again")[0] == 0
+    assert run("predict", "v.mp4", "--out", "again", "--no-save-images")[0] == 0
+    assert [path.name for path in (tmp_path / "again").glob("v*")] == ["v.json"]
     assert run("track", "v.mp4", "--match", "best")[0] == 2
 
 

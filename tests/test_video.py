@@ -171,11 +171,34 @@ def test_each_person_is_smoothed_apart():
 
 
 def test_what_predict_says_about_a_video_is_there(tmp_path):
-    """`predict` sends whoever hands it a video to `pose_nb.track`."""
+    """`predict` sends whoever hands it a video to `pose_nb.track`, which takes the same words."""
     import pose_nb
 
     clip = tmp_path / "walk.mp4"
     clip.write_bytes(b"")
     with pytest.raises(InputError, match="pose_nb.track takes it"):
         pose_nb.predict(pose_nb.create_model("demo/shufflenet-v2", "random"), clip)
-    assert callable(pose_nb.track)
+    with video_writer(clip, 10, (80, 60)) as write:
+        for _ in range(3):
+            write(np.zeros((60, 80, 3), np.uint8))
+    answers = list(pose_nb.track(Dots(), str(clip), "whole", row=ROW, flip=False, device="cpu"))
+    assert [poses.track_ids.tolist() for _, poses in answers] == [[1]] * 3
+    for odd in (np.zeros((60, 80, 3), np.uint8), None):
+        with pytest.raises(InputError, match="a video's path or pictures"):
+            next(pose_nb.track(Dots(), odd, "whole", row=ROW, device="cpu"))
+
+
+def test_a_video_that_was_cut_short(tmp_path):
+    """An AVI says its length at its beginning."""
+    with video_writer(tmp_path / "v.avi", 10, (80, 60)) as write:
+        for number in range(30):
+            write(np.full((60, 80, 3), number, np.uint8))
+    how = dict(row=ROW, flip=False, device="cpu", progress=False, ending="")
+    done = track_video(Dots(), tmp_path / "v.avi", tmp_path / "whole", "whole", **how)
+    assert (done.frames, done.missing) == (30, 0)
+    data = (tmp_path / "v.avi").read_bytes()
+    (tmp_path / "v.avi").write_bytes(data[: len(data) // 2])
+    done = track_video(Dots(), tmp_path / "v.avi", tmp_path / "half", "whole", **how)
+    assert done.frames < 20 and abs(done.missing - (3 - done.frames / 10)) < 0.02
+    done = track_video(Dots(), tmp_path / "v.avi", tmp_path / "few", "whole", limit=2, **how)
+    assert (done.frames, done.missing) == (2, 0)

@@ -19,7 +19,7 @@ import numpy as np
 from .. import viz
 from .inputs import as_rgb
 from .records import as_rows
-from ..files import InputError, atomic_path, write_json
+from ..files import InputError, atomic_path, plain, write_json
 from ..skeletons import Skeleton
 
 # %% ../../nbs/parts/236_data.poses.ipynb #d75c5c1c
@@ -69,7 +69,7 @@ class Poses:
 
     def to_json(self) -> str:
         """The people of each image as JSON text."""
-        return json.dumps(to_dict(self))
+        return json.dumps(plain(to_dict(self)), allow_nan=False)
 
     def to_coco(self, image_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
         """COCO's list of keypoint results; image_ids: of each image, default its number."""
@@ -149,7 +149,8 @@ def _preview(poses: Poses) -> bytes | None:
 def _shrunk(picture: np.ndarray, factor: float) -> np.ndarray:
     if factor >= 1:
         return picture
-    return cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+    h, w = (max(1, round(side * factor)) for side in picture.shape[:2])
+    return cv2.resize(picture, (w, h), interpolation=cv2.INTER_AREA)
 
 # %% ../../nbs/parts/236_data.poses.ipynb #eae90dda
 def person_scores(poses: Poses) -> np.ndarray:
@@ -185,7 +186,10 @@ def to_dict(poses: Poses) -> dict[str, Any]:
 
 def to_coco(poses: Poses, image_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
     """COCO's list of keypoint results; image_ids: of each image, default its number."""
-    ids = poses.image_index if image_ids is None else np.asarray(image_ids)[poses.image_index]
+    count = int(poses.image_index.max(initial=-1)) + 1
+    ids = np.arange(count) if image_ids is None else np.asarray(image_ids).reshape(-1)
+    if len(ids) < count:
+        raise InputError(f"image_ids: {len(ids)} for {count} images; each needs one")
     return [
         {
             "image_id": int(number),
@@ -193,7 +197,7 @@ def to_coco(poses: Poses, image_ids: Sequence[int] | None = None) -> list[dict[s
             "keypoints": [value for triple in person["keypoints"] for value in triple],
             "score": person["score"],
         }
-        for number, person in zip(ids, poses.people())
+        for number, person in zip(ids[poses.image_index], poses.people())
     ]
 
 # %% ../../nbs/parts/236_data.poses.ipynb #91b3a413
@@ -240,7 +244,7 @@ def save_poses(poses: Poses, path: str | Path) -> Path:
 def write_table(path: str | Path, header: list[str], rows: list[list[Any]]) -> None:
     """Columns and rows as CSV, atomically."""
     with atomic_path(path) as temporary:
-        with open(temporary, "w", newline="", encoding="utf-8") as file:
+        with open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             table = csv.writer(file)
             table.writerow(header)
             table.writerows(rows)

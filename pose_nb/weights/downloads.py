@@ -133,7 +133,7 @@ def _check_address(url: str) -> None:
 def _promise(answer: Any, have: int, limits: Limits) -> tuple[int, int | None]:
     """Where the answer begins in the file, and the file's length if it is known."""
     if "text/html" in answer.headers.get("Content-Type", ""):
-        raise InputError("the server sends a web page, not a weight file")
+        raise InputError("the server sends a web page, not the file itself")
     span = re.fullmatch(
         r"bytes ([0-9]{1,15})-[0-9]{1,15}/(?:[0-9]{1,15}|\*)",
         answer.headers.get("Content-Range") or "",
