@@ -166,6 +166,14 @@ def _origin(file: Path, row: Any) -> tuple[list[str], list[str], str]:
         )
     return origin, [], ""
 
+# %% ../nbs/parts/857_weights_verbs.ipynb #124bca93
+def _free(folder: Path) -> bool:
+    """Whether a parcel may be made in a folder: nothing is there, or an earlier parcel alone."""
+    files = list(folder.iterdir()) if folder.exists() else []
+    card = folder / "README.md"
+    ours = card.is_file() and "library_name: pose_nb" in card.read_text("utf-8", "replace")
+    return not files or (ours and all(f == card or f.suffix == ".safetensors" for f in files))
+
 # %% ../nbs/parts/857_weights_verbs.ipynb #44c71078
 def publish(
     file: Path,
@@ -191,13 +199,20 @@ def publish(
             f"{shown(file, 300)}: under which licence may others use it? --licence apache-2.0, "
             "mit, cc-by-nc-4.0, other, … (the Hub's words)"
         )
-    if out.exists() and any(out.iterdir()):
+    if not _free(out) or out.resolve() == file.resolve().parent:
         raise InputError(f"--out {out}: is not empty; the parcel needs a folder of its own")
     words = metadata(chosen) | {"source": file.name, "licence": licence or known}
     packed = pack(model, out, chosen.id, words)
+    for old in set(out.glob("*.safetensors")) - {packed}:  # of a parcel that is replaced
+        old.unlink()
     figures += [f"{line}, stated by who uploaded it" for line in measured or ()]
     terms = chosen.benchmark.licence
-    return parcel(out, card(to, packed, chosen.id, licence or known, origin, figures, terms))
+    try:
+        text = card(to, packed, chosen.id, licence or known, origin, figures, terms)
+    except InputError:  # a licence that the Hub would not take
+        packed.unlink()
+        raise
+    return parcel(out, text)
 
 # %% ../nbs/parts/857_weights_verbs.ipynb #ef9fc415
 _TO = "repository on the Hub, which is made if need be"

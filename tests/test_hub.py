@@ -336,7 +336,10 @@ def test_nothing_is_sent_unless_asked(server, demo, tmp_path, capsys):
 
 def test_what_was_given_back_can_be_had_by_everybody(server, demo, tmp_path, capsys):
     words = ("--licence", "apache-2.0", "--measured", "AP 0.5 on ten drawings", "--upload")
-    publish(demo, "--to", "me/demo", "--out", tmp_path / "parcel", *words)
+    publish(demo, "--to", "me/demo", "--out", tmp_path / "parcel", *words[:-1])
+    (tmp_path / "parcel" / "an_older_one.safetensors").write_bytes(b"")
+    capsys.readouterr()
+    publish(demo, "--to", "me/demo", "--out", tmp_path / "parcel", *words)  # as the dry run says
     assert f"uploaded: {server.url}/me/demo" in capsys.readouterr().out
     assert set(server.repos["me/demo"]) == {p.name for p in (tmp_path / "parcel").iterdir()}
     assert "AP 0.5 on ten drawings, stated by who" in server.repos["me/demo"]["README.md"].decode()
@@ -358,8 +361,13 @@ def test_what_is_not_published(server, demo, tmp_path, capsys):
         return capsys.readouterr().err
 
     out = ("--out", tmp_path / "parcel")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "w.safetensors").write_bytes(b"")
+    words = ("--licence", "mit", "--out", tmp_path / "mine")
+    assert "is not empty" in refused(demo, "--to", "me/demo", *words)
     assert "under which licence" in refused(demo, "--to", "me/demo", *out)
     assert "write it as the Hub does" in refused(demo, "--to", "me/demo", "--licence", "MIT!", *out)
+    assert not list((tmp_path / "parcel").iterdir()), "no weights without a card"
     assert "no address" in refused(demo, "--to", "demo", "--licence", "mit")
     assert "does not exist" in refused(tmp_path / "no.pth", "--to", "me/demo")
     assert "do not fit" in refused(
