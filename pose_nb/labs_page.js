@@ -272,6 +272,8 @@ function start() {
   lab("codec", [[168, 248]], false, (pen, points, value) => {
     const stride = Number(value("stride")), sigma = Number(value("sigma"));
     const coder = makeCodec(value("encode"), D.input, stride, sigma), cell = stride * scale;
+    const fixed = value("encode") === "Megvii" && ["", "MSRA", "Megvii"].includes(value("decode"));
+    document.querySelector("#codec [name=sigma]").disabled = fixed;  // no σ anywhere
     if (String(points[0]) !== String(shown)) joint = points[0].map((v, i) => (v / cell - 0.5) * coder.factor[i]);
     points[0] = joint.map((v, i) => (v / coder.factor[i] + 0.5) * cell);  // another codec: the same joint
     shown = [...points[0]];

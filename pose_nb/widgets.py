@@ -64,6 +64,7 @@ def _codec_live(encoder: str, sigma: float, stride: int) -> Any:
     def update(change: Any) -> None:
         nonlocal last
         reader = "" if decode.value == "the same" else decode.value
+        width.disabled = encode.value == "Megvii" and reader in ("", "MSRA", "Megvii")  # no σ
         how: tuple[Any, ...] = encode.value, reader, width.value, step.value
         dragged = change is not None and change.owner is screen
         true = labs.from_screen(screen.points[0], last).tolist() if dragged else last.true
@@ -323,7 +324,8 @@ def game_text(answers: Sequence[str | None], kinds: Sequence[str], now: int) -> 
     verdict = "which kind is it?"
     if said is not None:
         verdict = f"right, a {kinds[now]}" if said == kinds[now] else f"no, it is a {kinds[now]}"
-    return f"{verdict.replace('a inv', 'an inv')}; {right} of {given} right"
+        verdict = verdict.replace("a inv", "an inv") + ";"
+    return f"{verdict} {right} of {given} right"
 
 # %% ../nbs/parts/974_widgets.ipynb #3132477b
 def _game_live(pictures: list, kinds: list[str]) -> Any:
