@@ -654,7 +654,8 @@ def test_an_error_of_the_file_system_is_one_line(monkeypatch, refused):
         raise OSError(28, "No space left on device", "run/state.safetensors")
 
     monkeypatch.setattr("pose_nb.tables.facts.list_models", full)
-    assert refused("list") == "pose-nb: run/state.safetensors: No space left on device"
+    told = "pose-nb: run/state.safetensors: No space left on device"
+    assert refused("list") == f"{told}; make room, and the same command goes on"
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):
