@@ -39,7 +39,7 @@ def _canvas_class() -> type:
         near = traitlets.Bool(False).tag(sync=True)  # the browser is on this machine
         answers = traitlets.Int(0).tag(sync=True)  # how many pictures there were, like or not
         size = traitlets.List([1, 1]).tag(sync=True)  # (w, h), screen pixels
-        points: Any = traitlets.List().tag(sync=True, echo_update=False)  # [x, y], screen pixels
+        points: Any = traitlets.List().tag(sync=True)  # [x, y], screen pixels
         names: Any = traitlets.List().tag(sync=True)
         flat = traitlets.Bool(False).tag(sync=True)  # points move along x alone
         label = traitlets.Unicode().tag(sync=True)  # what a screen reader calls it
