@@ -9,15 +9,21 @@ turn, so that a busy machine disturbs all alike:
 - predict: pixels and boxes in, keypoints out;
 - network: the same number of crops, already cut and normalised, through the network alone;
 - loop: `predict` for one person after the other, as tools without batches do;
-- rcnn: torchvision's keypoint R-CNN on the picture, which finds its people itself.
+- rcnn: torchvision's keypoint R-CNN on the picture, which finds its people itself; it is told to
+  keep as many as there are boxes, since untrained it would keep a hundred.
+
+Then, for networks of several kinds, the time with channels last, as `predict` lays numbers out,
+as a share of that with PyTorch's usual order.
 
 The record of this project is bench/records/predict.json.
 """
 
 import argparse
+import copy
 import statistics
 import time
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +37,8 @@ from pose_nb.prediction import predict
 from pose_nb.tables.zoo import get_row
 
 SIZE = (1280, 720)
+LAYOUTS = """coco/shufflenet-v2 coco/mobilenet-v2 coco/resnet-50 coco/resnest-50 coco/hrnet-w32
+coco/vitpose-s""".split()
 
 
 def boxes_of(people, rng):
@@ -72,12 +80,29 @@ def measure(row, people, flip, runs, device, rcnn):
 
     ways = {"predict": lambda: predict(model, picture, boxes, **how), "network": network}
     ways["loop"] = lambda: [predict(model, picture, box[None], **how) for box in boxes]
-    if rcnn is not None:
+    if not flip:
+        rcnn.roi_heads.detections_per_img = people
         tensor = torch.from_numpy(picture).permute(2, 0, 1).float().to(device) / 255
         ways["rcnn"] = lambda: rcnn([tensor])
     answer = medians(ways, runs)
     ratios = {f"predict / {name}": answer["predict"] / answer[name] for name in [*ways][1:]}
     return answer | {name: round(ratio, 2) for name, ratio in ratios.items()}
+
+
+@torch.inference_mode()
+def layouts(name, runs, device):
+    """{"row": …, batch: time with channels last / time without} of a row's network alone."""
+    row = get_row(name)
+    last = ready(row.create("random"), device)
+    usual = copy.deepcopy(last).to(memory_format=torch.contiguous_format)
+    w, h = row.codec.input_size
+    line = {"row": name}
+    for people in (1, 8, 32):
+        crops = torch.rand(people, 3, h, w, device=device)
+        like = crops.contiguous(memory_format=torch.channels_last)
+        times = medians({"last": partial(last, like), "usual": partial(usual, crops)}, runs)
+        line[str(people)] = round(times["last"] / times["usual"], 2)
+    return line
 
 
 def main():
@@ -99,12 +124,16 @@ def main():
     for people in words.people:
         for flip in (False, True):
             runs = words.runs if people < 100 else min(words.runs, 3)
-            whom = rcnn if people == words.people[0] and not flip else None
-            line = measure(row, people, flip, runs, device, whom)
+            line = measure(row, people, flip, runs, device, rcnn)
             table.append({"people": people, "flip": flip, **line})
             print(table[-1], flush=True)
+    shares = []
+    for name in LAYOUTS:
+        shares.append(layouts(name, words.runs, device))
+        print(shares[-1], flush=True)
     if words.out:
         facts = dict(date=str(date.today()), code=code_version(), row=row.id, table=table)
+        facts |= {"channels last / usual": shares}
         facts |= dict(hardware=hardware(str(device)), threads=torch.get_num_threads())
         write_json(words.out, facts | {"runs": words.runs, "unit": "ms, median", "picture": SIZE})
 
