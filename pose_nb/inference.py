@@ -29,11 +29,12 @@ def pick_device(device: str | torch.device | None = None) -> torch.device:
         elif torch.backends.mps.is_available():
             device = "mps"
     try:
-        return torch.empty(0, device=device).device
+        found = torch.empty(0, device=device).device
     except Exception:  # torch raises many kinds
-        raise InputError(
-            f"device {shown(device)} is not available here; try cpu, cuda or mps"
-        ) from None
+        found = torch.device("meta")
+    if found.type == "meta":  # it has shapes, and no numbers
+        raise InputError(f"device {shown(device)} is not available here; try cpu, cuda or mps")
+    return found
 
 # %% ../nbs/parts/810_inference.ipynb #fd04228b
 def row_of(model: nn.Module | None, row: Any = None) -> Any:
