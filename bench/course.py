@@ -12,7 +12,6 @@ import time
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from pose_nb import course_lessons as lessons
 from pose_nb.demo import demo_row, demo_settings, draw_data, teach
 from pose_nb.demo_page import learning_log
 from pose_nb.environment import environment
-from pose_nb.files import read_json, write_json
+from pose_nb.files import read_json, temporary_folder, write_json
 from pose_nb.losses import adaptive_wing, keypoint_mse, ohkm
 
 ROOT = Path(__file__).parent.parent
@@ -33,7 +32,7 @@ LOSSES = {"squared error": keypoint_mse, "hardest 8": ohkm, "adaptive wing": ada
 @cache
 def home() -> Path:
     """The demo's pictures, to learn from and held out."""
-    return draw_data(Path(mkdtemp()) / "data", demo_settings(quick=False, seed=0))
+    return draw_data(temporary_folder() / "data", demo_settings(quick=False, seed=0))
 
 
 @cache
@@ -79,7 +78,7 @@ def losses() -> dict:
 
 def film() -> dict:
     """The demo's training; its heatmaps of one held-out person before and after each epoch."""
-    settings, folder = demo_settings(quick=False, seed=0), Path(mkdtemp())
+    settings, folder = demo_settings(quick=False, seed=0), temporary_folder()
     _, diary = teach(demo_row(), home(), folder, settings, torch.device("cpu"))
     pages = (np.stack(diary.pages).clip(0, 1) * 255).round().astype(np.uint8)
     target = ROOT / "nbs" / "course" / "film.npz"

@@ -14,7 +14,6 @@ import os
 import random
 import signal
 import sys
-import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from safetensors.torch import load_file
 
 from pose_nb.demo import demo_row
 from pose_nb.environment import environment
-from pose_nb.files import write_json
+from pose_nb.files import temporary_folder, write_json
 from pose_nb.synth import make_dataset
 from pose_nb.training import train
 from pose_nb.weights.tensors import read_safetensors
@@ -57,7 +56,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    rng, root = random.Random(0), Path(tempfile.mkdtemp())
+    rng, root = random.Random(0), temporary_folder()
     people = make_dataset(root / "people", train=8, val=1, seed=3, workers=0, progress=False)
     began = time.perf_counter()
     os.waitpid(begin(people, root / "whole"), 0)

@@ -13,7 +13,6 @@ Each pair is measured in turns, and the median of each is taken. SYNTHETIC peopl
 import argparse
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from pose_nb.data.crop import normalise, read_image, warp
 from pose_nb.data.loader import PoseDataset, make_loader
 from pose_nb.environment import environment
 from pose_nb.evaluation import predict_records
-from pose_nb.files import write_json
+from pose_nb.files import temporary_folder, write_json
 from pose_nb.geometry import box_to_center_scale, crop_matrix
 from pose_nb.inference import pick_device
 from pose_nb.learner import make_learner, start_accelerator, train_step, usual_precision
@@ -147,7 +146,7 @@ def main():
     parser.add_argument("--steps", type=int, default=8)
     given = parser.parse_args()
     row, device = get_row(given.row), pick_device(given.device)
-    root = make_dataset(tempfile.mkdtemp() + "/people", train=16, val=1, seed=3, progress=False)
+    root = make_dataset(temporary_folder() / "people", train=16, val=1, seed=3, progress=False)
     records = row.benchmark.load(root, "train")
     seconds = steps_and_loops(row, records, device, given.batch, given.steps)
     seconds |= samples(row, records, given.steps)

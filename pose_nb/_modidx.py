@@ -1356,6 +1356,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'pose_nb.files.read_json': ('parts/files.html#read_json', 'pose_nb/files.py'),
                                'pose_nb.files.read_lines': ('parts/files.html#read_lines', 'pose_nb/files.py'),
                                'pose_nb.files.shown': ('parts/files.html#shown', 'pose_nb/files.py'),
+                               'pose_nb.files.temporary_folder': ('parts/files.html#temporary_folder', 'pose_nb/files.py'),
                                'pose_nb.files.write_json': ('parts/files.html#write_json', 'pose_nb/files.py'),
                                'pose_nb.files.write_json_list': ('parts/files.html#write_json_list', 'pose_nb/files.py')},
             'pose_nb.flip': { 'pose_nb.flip._channels': ('parts/flip.html#_channels', 'pose_nb/flip.py'),

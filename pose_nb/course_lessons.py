@@ -9,9 +9,6 @@ __all__ = ['PICTURE', 'NAMES', 'MEASURES', 'held_out_folder', 'held_out_people',
            'heatmap_way', 'simcc_way', 'ways', 'learn', 'find', 'crop_error', 'crop_ap']
 
 # %% ../nbs/parts/976_course_lessons.ipynb #892fdc3b
-import shutil
-import tempfile
-from atexit import register
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -31,7 +28,7 @@ from .data.poses import Poses
 from .data.records import Records
 from .demo import PyramidHead, ShuffleLevels, demo_row, demo_settings
 from .evaluation import HeldOut, held_out, test_on
-from .files import read_json
+from .files import read_json, temporary_folder
 from .geometry import to_image
 from .losses import keypoint_mse
 from .metrics.oks import oks
@@ -48,12 +45,10 @@ if TYPE_CHECKING:
 @cache
 def held_out_folder() -> Path:
     """The demo's held-out pictures, drawn at the first call; the folder goes when Python ends."""
-    home = tempfile.mkdtemp(prefix="pose_nb_course_")
-    register(partial(shutil.rmtree, home, ignore_errors=True))
     counts = demo_settings(quick=False, seed=0)
     people, facing = counts["people per image"], counts["facing us"]
     how: dict[str, Any] = dict(people=people, facing=facing, workers=0, progress=False)
-    return make_dataset(Path(home) / "people", 0, counts["val"], 0, **how)
+    return make_dataset(temporary_folder() / "people", 0, counts["val"], 0, **how)
 
 
 @cache

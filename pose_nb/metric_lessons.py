@@ -9,7 +9,6 @@ __all__ = ['KINDS', 'drawn', 'origin', 'labels', 'perfect', 'figures_of', 'moved
 
 # %% ../nbs/parts/977_metric_lessons.ipynb #d2c472ef
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from .data.poses import Poses
 from .data.records import Records
 from .demo import demo_row
 from .evaluation import HeldOut
-from .files import InputError
+from .files import InputError, temporary_folder
 from .prediction import predict
 from .skeletons import Skeleton
 from .synth import make_form
@@ -41,7 +40,7 @@ def drawn(form: str, count: int = 8, seed: int = 7, train: int | None = None) ->
 
     train: training pictures, by default as few as there must be.
     """
-    folder = Path(tempfile.mkdtemp(prefix="synthetic_")) / form
+    folder = temporary_folder("synthetic_") / form
     least = 4 if form in ("jhmdb", "posetrack18") else 1
     return make_form(folder, form, train or least, count, seed, workers=0, progress=False)
 
