@@ -71,6 +71,16 @@ def keep_apart(out: str | Path, files: Sequence[str]) -> None:
             "give another folder, or --no-save-images"
         )
 
+# %% ../nbs/parts/855_pictures.ipynb #91e9c4ff
+def _check_unused(out: Path, drawings: Sequence[str]) -> None:
+    """InputError if a folder without a run has files under names that are to be written."""
+    for name in ("keypoints.json", "keypoints.csv", *drawings):
+        if (out / name).exists():
+            raise InputError(
+                f"{shown(out / name, 300)} is there already, and no earlier run in this folder "
+                "made it; give another --out folder, or --overwrite to replace it"
+            )
+
 # %% ../nbs/parts/855_pictures.ipynb #05e8a8e3
 _GROUP = 8  # pictures that are read and asked together
 
@@ -81,7 +91,7 @@ class Answers:
 
     files: pictures, as `find_inputs` gives them. settings: what must be the same when a run goes
     on. part, parts: which of several processes this is. InputError: the folder has answers that
-    were made with other settings, unless they are to be overwritten.
+    were made with other settings, or files of other makers, unless they are to be overwritten.
     """
 
     out: Path
@@ -96,6 +106,8 @@ class Answers:
     def begin(self, overwrite: bool = False) -> None:
         """Check the settings, or keep them; one process does this before the others `look`."""
         kept = self.out / "run.json"
+        if not (overwrite or kept.exists()):
+            _check_unused(self.out, drawing_names(self.files) if self.drawings else [])
         if overwrite or not kept.exists():
             for old in self.out.glob("answers-*.jsonl"):
                 old.unlink()

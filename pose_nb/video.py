@@ -6,11 +6,12 @@
 __all__ = ['Frames', 'video_writer', 'boxes_around', 'track', 'Tracked', 'track_video']
 
 # %% ../nbs/parts/833_video.ipynb #e1466757
+import json
 import math
 import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -165,14 +166,31 @@ class Tracked:
     missing: float = 0.0  # seconds that the source promises, but that could not be decoded
 
 # %% ../nbs/parts/833_video.ipynb #a20f4dbe
+def _told_by(file: Path) -> object:
+    """The video that an earlier NAME.json tells of in its first line; None if it tells of none."""
+    with suppress(OSError, ValueError, AttributeError), open(file, encoding="utf-8") as lines:
+        return json.loads(lines.readline(100_000).rstrip() + "]}").get("source")
+    return None
+
+# %% ../nbs/parts/833_video.ipynb #a6af4548
 def _place(source: str, out: str | Path, ending: str) -> Path:
-    """Where the new files go, without ending; InputError if a video would replace its source."""
+    """Where the new files go, without ending.
+
+    InputError if they would replace what is looked at, or what was not made from it.
+    """
     name = f"camera{source}" if source.isdigit() else Path(path_of(source)).stem[:60] or "video"
     place = Path(out) / name
-    if ending and Path(f"{place}{ending}").resolve() == Path(source).resolve():
+    files = [Path(f"{place}{e}") for e in (ending, ".json") if e]
+    if files[0].resolve() == Path(source).resolve():
         raise InputError(
-            f"{place}{ending}: the new video would replace the one that is looked at; give another "
+            f"{files[0]}: the new video would replace the one that is looked at; give another "
             "folder or ending"
+        )
+    there = next((file for file in files if file.exists()), None)
+    if there and (source.isdigit() or _told_by(files[-1]) != source):
+        raise InputError(
+            f"{shown(there, 300)} is there already, and was not made from {shown(source)} before; "
+            "give another --out folder"
         )
     return place
 
@@ -223,7 +241,8 @@ def track_video(
             frames = number + 1
             if stopped := stop():
                 break
-    head = {**(facts or {}), "fps": reader.fps, "size": reader.size, "columns": ["x", "y", "score"]}
+    head = {**(facts or {}), "source": text, "fps": reader.fps, "size": reader.size}
+    head["columns"] = ["x", "y", "score"]
     head["keypoints"] = list(row_of(model, how.get("row")).skeleton.keypoints)
     lines.finish(f"{place}.json", head, "frames")
     files = [Path(f"{place}{e}") for e in (ending, ".json") if e]

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import errno
 import json
+from pathlib import Path
 
 import cv2
 import pytest
@@ -220,6 +221,21 @@ def test_nothing_replaces_what_is_looked_at(run, photos, tmp_path):
     film = (tmp_path / "v.mp4").read_bytes()
     status, _, err = run("track", "v.mp4", "--out", ".")
     assert status == 2 and "would replace" in err and (tmp_path / "v.mp4").read_bytes() == film
+    assert run("track", "v.mp4")[0] == 0 and run("track", "v.mp4")[0] == 0
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "v.mp4").write_bytes(film)
+    made = Path("predictions/v.json").read_bytes()
+    for place, kept in (("other/v.mp4", "predictions/v.mp4"), ("v.mp4", "other/v.mp4")):
+        status, _, err = run("track", place, "--out", Path(kept).parent)
+        assert status == 2 and f"{kept} is there already, and was not made from '{place}'" in err
+    assert Path("predictions/v.json").read_bytes() == made
+    (tmp_path / "mine").mkdir()
+    for name in ("0.jpg", "keypoints.csv"):
+        (tmp_path / "mine" / name).write_bytes(b"mine")
+        status, _, err = run("predict", photos[0], "--out", "mine")
+        assert status == 2 and f"mine/{name} is there already" in err and "--overwrite" in err
+        assert (tmp_path / "mine" / name).read_bytes() == b"mine"
+        (tmp_path / "mine" / name).unlink()
     assert "looked at alone" in run("predict", "v.mp4", photos[0])[2]
     assert "1 person in 1 frame," in run("track", "v.mp4", "--out", ".", "--ending", "")[1]
     assert "an empty name" in run("predict", "")[2]

@@ -113,7 +113,7 @@ def row_of_weights(path: str | Path) -> Row:
     if text is None:
         raise InputError(
             f"{where} does not say which row it belongs to (training writes that into "
-            "best.safetensors); name the row: pose-nb predict ROW IMAGE…"
+            "best.safetensors); name its row as well, such as coco/resnet-50"
         )
     try:
         value = json.loads(text[:1_000_000])
