@@ -64,6 +64,18 @@ def test_a_good_file(tmp_path):
     assert tensors["w"].tolist() == [1.5, 2.5] and metadata == {"row": "toy"}
 
 
+def test_a_header_whose_length_looks_like_text(tmp_path):
+    header = json.dumps({"w": claim()})
+    header += " " * (0x13C - len(header))  # the file begins with the byte 0x3C, which is "<"
+    (tmp_path / "a.safetensors").write_bytes(forged(header.encode(), EIGHT))
+    assert (tmp_path / "a.safetensors").read_bytes()[:1] == b"<"
+    assert read_safetensors(tmp_path / "a.safetensors")[0]["w"].tolist() == [1.5, 2.5]
+    for text, told in ((HOSTILE["web page"], "web page"), (b"version https://git-lfs", "pointer")):
+        (tmp_path / "a.safetensors").write_bytes(text)
+        with pytest.raises(InputError, match=told):
+            read_safetensors(tmp_path / "a.safetensors")
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_headers(tmp_path, name):
     (tmp_path / "a.safetensors").write_bytes(HOSTILE[name])

@@ -46,18 +46,23 @@ _DTYPES = frozenset("F64 F32 F16 BF16 I64 I32 I16 I8 U8 BOOL".split())
 _HEADER_BYTES = 16 * 2**20  # of the 100 MB that the format allows; a large network needs 1
 
 # %% ../../nbs/parts/605_weights.tensors.ipynb #0b76bc86
+def _other_kind(start: bytes) -> str:
+    """What a file may be whose first eight bytes are not the length of a header."""
+    if start[:1] == b"<":
+        return "it is a web page; the download must have gone wrong"
+    if start == b"version ":
+        return "it is only a git-lfs pointer; fetch the file itself"
+    return f"it is cut off, or its first 8 bytes ({start!r}) are no length"
+
+
 def _header(path: Path) -> dict[str, Any]:
     """The header of a safetensors file as a dictionary; InputError if it has none."""
     size = path.stat().st_size
     with open(path, "rb") as file:
         start = file.read(8)
         length = int.from_bytes(start, "little")
-        if start[:1] == b"<":
-            raise InputError("it is a web page; the download must have gone wrong")
-        if start == b"version ":
-            raise InputError("it is only a git-lfs pointer; fetch the file itself")
         if len(start) < 8 or length > size - 8:
-            raise InputError(f"it is cut off, or its first 8 bytes ({start!r}) are no length")
+            raise InputError(_other_kind(start))
         if length > _HEADER_BYTES:
             raise InputError(f"its header of {length:,} bytes is longer than any network needs")
         text = file.read(length)
