@@ -54,7 +54,7 @@ def _other_kind(start: bytes) -> str:
         return "it is only a git-lfs pointer; fetch the file itself"
     return f"it is cut off, or its first 8 bytes ({start!r}) are no length"
 
-
+# %% ../../nbs/parts/605_weights.tensors.ipynb #9b5f85e3
 def _header(path: Path) -> dict[str, Any]:
     """The header of a safetensors file as a dictionary; InputError if it has none."""
     size = path.stat().st_size
