@@ -62,7 +62,14 @@ def test_drawing_and_rich_display(poses, tmp_path):
     assert (poses.draw() != PICTURES[0]).any() and (poses.draw(number=1) != PICTURES[1]).any()
     assert (poses.draw(PICTURES[1]) != poses.draw()).any()
     assert poses._repr_jpeg_()[:2] == b"\xff\xd8" and len(repr(poses)) < 90
-    assert poses.save(tmp_path / "x.png").exists()
+    for number, picture in enumerate(PICTURES[:2]):
+        alone = poses.of_image(number)
+        assert (alone.draw() == poses.draw(number=number)).all() and "1 image" in repr(alone)
+        assert alone.save(tmp_path / f"{number}.png").exists()
+    nobody = poses.subset([0]).of_image(1)
+    assert (nobody.draw() == PICTURES[1]).all(), "nobody is seen there, and it is that picture"
+    with pytest.raises(InputError, match="of_image"):
+        poses.save(tmp_path / "x.png")
     poses.images = ()
     assert poses._repr_jpeg_() is None, "files that are gone are not shown"
     with pytest.raises(InputError, match="give the picture"):

@@ -15,6 +15,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from .. import viz
 from .inputs import as_rgb
@@ -37,9 +38,9 @@ class Poses:
     images: tuple[Any, ...] = field(default=(), compare=False)  # as for `as_rgb`, to draw on
     box_scores: np.ndarray | None = None  # (N,) of a detector; None: the boxes were given
     track_ids: np.ndarray | None = None  # (N,) who is who in a video
+    chosen: int | None = None  # the one image that `of_image` chose
 
     def __post_init__(self):
-        self.image_files = tuple(map(str, self.image_files))
         _check_rows(self)
 
     def __len__(self) -> int:
@@ -56,11 +57,11 @@ class Poses:
         return _rows_of(self, as_rows(index))
 
     def of_image(self, number: int) -> "Poses":
-        """The poses of one image."""
-        return self.subset(self.image_index == number)
+        """The poses of one image, which is then the only one."""
+        return replace(self.subset(self.image_index == number), chosen=number)
 
-    def draw(self, image: Any = None, number: int = 0, threshold: float = 0.3) -> np.ndarray:
-        """The people of image `number`, drawn on it or on another `image`: RGB (H, W, 3)."""
+    def draw(self, image: Any = None, number: int | None = None, threshold: float = 0.3) -> NDArray:
+        """The people of image `number`, or of the first that shows some, drawn: RGB (H, W, 3)."""
         return _drawn(self, image, number, threshold)
 
     def people(self) -> list[dict[str, Any]]:
@@ -85,7 +86,8 @@ class Poses:
 
 # %% ../../nbs/parts/236_data.poses.ipynb #2ad24803
 def _check_rows(poses: Poses) -> None:
-    """Raises InputError for arrays whose shapes do not fit each other or the skeleton."""
+    """Names become text; InputError for arrays that do not fit each other or the skeleton."""
+    poses.image_files = tuple(map(str, poses.image_files))
     N, name = len(poses.keypoints), poses.skeleton.name
     for field_name, shape in _shapes(poses).items():
         found = np.shape(getattr(poses, field_name))
@@ -107,17 +109,28 @@ def _shapes(poses: Poses) -> dict[str, tuple[int, ...]]:
     return {name: shape for name, shape in shapes.items() if getattr(poses, name) is not None}
 
 # %% ../../nbs/parts/236_data.poses.ipynb #05c20755
+def _numbers(poses: Poses) -> list[int]:
+    """The images that are meant: all, or the chosen one."""
+    if poses.chosen is not None:
+        return [poses.chosen]
+    known = len(poses.image_files or poses.images)
+    return list(range(known or int(poses.image_index.max(initial=-1)) + 1))
+
+# %% ../../nbs/parts/236_data.poses.ipynb #b9632ee4
 def _summary(poses: Poses) -> str:
     """How many people, of which skeleton, in how many images."""
-    N, images = len(poses), len(poses.image_files or poses.images) or len(set(poses.image_index))
+    N, images = len(poses), len(_numbers(poses))
     people = "1 pose" if N == 1 else f"{N} poses"
     where = "1 image" if images == 1 else f"{images} images"
     return f"Poses({people} of {len(poses.skeleton)} keypoints ({poses.skeleton.name}) in {where})"
 
 
-def _drawn(poses: Poses, image: Any, number: int, threshold: float) -> np.ndarray:
+def _drawn(poses: Poses, image: Any, number: int | None, threshold: float) -> np.ndarray:
     """`Poses.draw`."""
     known = poses.images or poses.image_files
+    if number is None:
+        first = _numbers(poses)[:1] or [0]
+        number = min(poses.image_index.tolist(), default=first[0])
     if image is None and not 0 <= number < len(known):
         raise InputError(
             f"draw: image {number} of {len(known)} that these poses know; give the picture: "
@@ -135,9 +148,8 @@ _MOST, _SIDE = 4, 480  # images of a preview, and the longer side of each in pix
 
 def _preview(poses: Poses) -> bytes | None:
     """A JPEG of the first images with their people; None where they cannot be read."""
-    count = min(len(poses.images or poses.image_files), _MOST)
     try:
-        drawn = [poses.draw(number=number) for number in range(count)]
+        drawn = [poses.draw(number=number) for number in _numbers(poses)[:_MOST]]
     except InputError:
         return None
     if not drawn:
@@ -174,11 +186,10 @@ def _people(poses: Poses) -> list[dict[str, Any]]:
 # %% ../../nbs/parts/236_data.poses.ipynb #0c64b8f8
 def to_dict(poses: Poses) -> dict[str, Any]:
     """What the JSON form holds: names of columns and keypoints, and the people of each image."""
-    count = len(poses.image_files or poses.images) or int(poses.image_index.max(initial=-1)) + 1
-    names = poses.image_files or [f"image {number}" for number in range(count)]
+    names = dict(enumerate(poses.image_files))
     images = [
-        {"file": name, "people": poses.of_image(number).people()}
-        for number, name in enumerate(names)
+        {"file": names.get(number, f"image {number}"), "people": poses.of_image(number).people()}
+        for number in _numbers(poses)
     ]
     columns = {"columns": ["x", "y", "score"], "keypoints": list(poses.skeleton.keypoints)}
     return {**columns, "images": images}
@@ -235,12 +246,17 @@ def save_poses(poses: Poses, path: str | Path) -> Path:
     elif path.suffix == ".csv":
         write_table(path, *to_table(poses))
     elif path.suffix in (".jpg", ".png"):
+        if len(_numbers(poses)) > 1:
+            raise InputError(
+                f"{path}: a drawing shows one image, but these poses are of "
+                f"{len(_numbers(poses))}; choose one: poses.of_image(0).save(…)"
+            )
         viz.save_image(path, poses.draw())
     else:
         raise InputError(f"{path}: poses are written as .json, .csv, or drawn as .jpg or .png")
     return path
 
-
+# %% ../../nbs/parts/236_data.poses.ipynb #81fc501e
 def write_table(path: str | Path, header: list[str], rows: list[list[Any]]) -> None:
     """Columns and rows as CSV, atomically."""
     with atomic_path(path) as temporary:
