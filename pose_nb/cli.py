@@ -8,11 +8,12 @@ __all__ = ['app', 'AsJson', 'list_rows', 'info', 'table', 'demo', 'show_environm
 
 # %% ../nbs/parts/860_cli.ipynb #f0b22c57
 import errno
+import fnmatch
 import json
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -44,10 +45,19 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(weights_app, name="weights")
 
-# %% ../nbs/parts/860_cli.ipynb #21bcaf59
+# %% ../nbs/parts/860_cli.ipynb #e0c5d1e2
 AsJson = Annotated[bool, typer.Option("--json", help="for machines")]
 
 
+def _more(pattern: str, found: Collection[str]) -> list[str]:
+    """Where nothing was found: ids of rows that only the list itself knows, which is slow."""
+    if found:
+        return []
+    from pose_nb.tables.zoo import MORE_ROWS
+
+    return [row.id for row in MORE_ROWS if fnmatch.fnmatchcase(row.id, pattern)]
+
+# %% ../nbs/parts/860_cli.ipynb #21bcaf59
 @app.command("list")
 def list_rows(
     pattern: Annotated[
@@ -55,17 +65,21 @@ def list_rows(
     ] = "*",
     as_json: AsJson = False,
 ) -> None:
-    """List rows, one per line: id, input size, published figures."""
+    """List rows, one per line: id, input size, published figures; * marks a row with a note.
+
+    Rows of no table, whose networks have public weights, come last.
+    """
     from pose_nb.tables import facts
 
-    names = facts.list_models(pattern)
-    if not names:
+    found = {name: facts.FACTS[name] for name in facts.list_models(pattern)}
+    found |= dict.fromkeys(facts.list_others(pattern) or _more(pattern, found), facts.Facts())
+    if not found:
         raise InputError(f"no row matches {pattern!r}; try 'coco/*' or '*hrnet*' (with quotes)")
     if as_json:
-        print(json.dumps({name: asdict(facts.FACTS[name]) for name in names}, indent=1))
+        print(json.dumps({name: asdict(row) for name, row in found.items()}, indent=1))
         return
-    for name in names:
-        print(facts.line(name, facts.FACTS[name]))
+    for name, row in found.items():
+        print(facts.line(name, row) if row.published else f"{name:36s} in no table")
 
 # %% ../nbs/parts/860_cli.ipynb #1f97a8a9
 @app.command()

@@ -72,12 +72,12 @@ def tested(row: Any, data: str | Path, out: Path, line: TableLine, full: bool) -
     cards = {split: read_json(out / split / "figures.json") for split in line.splits}
     first = next(iter(cards.values()))
     synthetic = is_synthetic(row.benchmark.data.root(data))
-    hashes = {card["annotations"]["file"]: card["annotations"]["sha256"] for card in cards.values()}
+    files = [card["annotations"] for card in cards.values() if card["annotations"]]
     how = dict(complete=line.complete, measured=line.table, published=row.published)
     return {
         "status": earned_status(synthetic=synthetic, epochs_done=full, **how),
         "data": {"kind": "synthetic" if synthetic else "real", "name": row.benchmark.data.name}
-        | {"files": hashes},
+        | {"files": {file["file"]: file["sha256"] for file in files}},
         "table": {name: round(value, 4) for name, value in line.table.items()},
         "evaluation": {
             "splits": {split: _short(card) for split, card in cards.items()},

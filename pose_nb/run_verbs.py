@@ -269,8 +269,10 @@ def reproduce(
 
     chosen = get_row(row)
     if data is None:
-        from pose_nb.synth.forms import make_form
+        from pose_nb.synth.forms import NAMES, make_form
 
+        if chosen.benchmark.data.name not in NAMES:
+            raise InputError(f"{row}: no synthetic people can be drawn for its set; give --data")
         data = make_form(out / "people", chosen.benchmark.data.name, train=24, val=8)
     how: dict[str, Any] = dict(steps=steps, full=full, start=start, limit=limit, records=records)
     how |= dict(batch_size=batch_size, accumulate=accumulate, workers=workers)

@@ -28,10 +28,9 @@ weights_app = typer.Typer(
 
 def known_rows() -> dict[str, tuple[str, ...]]:
     """Every row's id -> its published files; the tables' rows first."""
-    from pose_nb.tables.facts import FACTS
-    from pose_nb.weights.copies import COPIES
+    from pose_nb.tables.facts import FACTS, list_others
 
-    others = {copy.row: () for copy in COPIES if copy.row not in FACTS}
+    others: dict[str, tuple[str, ...]] = dict.fromkeys(list_others(), ())
     return {name: facts.checkpoints for name, facts in FACTS.items()} | others
 
 # %% ../nbs/parts/857_weights_verbs.ipynb #5b86b435

@@ -151,6 +151,13 @@ def test_unknown_table_and_pattern(refused):
     assert "coco-*" in refused("list", "coco-*")
 
 
+def test_every_row_that_can_be_named_is_listed(run):
+    """Also those of no table: with public weights, and those that only the list of rows has."""
+    for pattern in ("coco/vitpose-b", "demo/*"):
+        assert run("list", pattern)[1].split(maxsplit=1)[1] == "in no table\n"
+    assert "mpii/vitpose-h" in run("list")[1]
+
+
 @pytest.mark.parametrize(
     "words",
     [

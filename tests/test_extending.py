@@ -80,6 +80,7 @@ def test_a_data_set_with_a_format_of_its_own(birds):
     table = Benchmark("Birds", data, Measure(wing_miss, "miss", lower_is_better=True))
 
     assert evaluate(table, birds)["miss"] < 1
+    assert data.load(birds).source == str(birds / "list.json"), "though the reader named no source"
 
 
 # ---------------------------------------------------------------- a metric: a function and a line

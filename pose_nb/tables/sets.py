@@ -7,7 +7,7 @@ __all__ = ['MPII_HEADS', 'PEOPLE', 'FACES', 'SETS', 'PoseSet', 'mpii_options', '
 
 # %% ../../nbs/parts/710_tables.sets.ipynb #e576d947
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -58,13 +58,15 @@ class PoseSet:
     def load(self, root: str | Path, split: str = "val", boxes: str | Path = "gt") -> Records:
         """Records of a split; boxes: "gt" (annotated), "det" (the set's file), or a file's path.
 
-        Those of large files are kept for the next start (`data.cache`).
+        Those of large files are kept for the next start (`data.cache`). Records whose reader did
+        not say where they come from get the annotation file as `source`.
         """
         files = self.annotation_file(root, split), self.image_dir(root, split)
         more = self.options(self.root(root, split), split) if self.options else {}
         if boxes != "gt":
             more = more | _detector_boxes(self, self.root(root, split), split, boxes)
-        return read_records(self.read, *files, self.skeleton, **more)
+        records = read_records(self.read, *files, self.skeleton, **more)
+        return records if records.source else replace(records, source=str(files[0]))
 
     def __str__(self) -> str:
         return _describe(self)
@@ -81,7 +83,7 @@ def _find_root(data: PoseSet, root: Path, split: str) -> Path:
             return folder
     raise InputError(
         f"{data.name}, split {split}: expected the file {root / file} or "
-        f"{root / data.folder / file}; `pose-nb data recipe {data.name}` says how to get it"
+        f"{root / data.folder / file}; how to get a published set: pose-nb data recipe {data.name}"
     )
 
 # %% ../../nbs/parts/710_tables.sets.ipynb #39581b99
