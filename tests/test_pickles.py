@@ -742,6 +742,24 @@ def test_zip_lies(tmp_path):
         read_checkpoint(write(tmp_path, bytes(changed)))
 
 
+@pytest.mark.parametrize("entry", ["m/data.pkl", "m/byteorder"])
+def test_a_long_program_is_not_read(tmp_path, monkeypatch, entry):
+    """A program of gigabytes, which may be a hole in the file, is refused by its declared size."""
+    entries = {"m/data.pkl": b"}.", "m/data/0": TWO[0][0], "m/byteorder": b"little"}
+    monkeypatch.setattr(Budget.__init__, "__defaults__", (600_000, 1000))
+    monkeypatch.setattr(zipfile.ZipFile, "read", None)  # nothing is read
+    content = zip_file([*(entries | {entry: bytes(1001)}).items()])
+    with pytest.raises(InputError, match="more bytes than any real"):
+        read_checkpoint(write(tmp_path, content))
+
+
+def test_an_attack_cannot_write_to_the_terminal(tmp_path):
+    body = b"\x8c\x02os\x8c\x0a" + b"system\x1b[2J" + b"\x93"
+    with pytest.raises(InputError, match=r"attack") as told:
+        read_checkpoint(write(tmp_path, zip_file([("m/data.pkl", zip_pickle(body))])))
+    assert "\x1b" not in str(told.value)
+
+
 # -- not checkpoints, and damage -------------------------------------------------------------------
 
 

@@ -129,6 +129,9 @@ def _open_zip(file: BinaryIO, size: int) -> tuple[Any, _Fetch]:
     if len(programs) != 1:
         raise InputError("is a zip archive, but no PyTorch checkpoint: no single 'NAME/data.pkl'")
     prefix = programs[0].removesuffix("data.pkl")
+    order = prefix + "byteorder"
+    for name in {programs[0], order} & entries.keys():
+        Budget().load(entries[name].file_size)  # before it is read
 
     def read(name):
         if name not in entries:
@@ -138,7 +141,6 @@ def _open_zip(file: BinaryIO, size: int) -> tuple[Any, _Fetch]:
         except (*_BAD_ZIP, EOFError) as error:
             raise InputError(f"is damaged in the entry {shown(name)} ({str(error)[:80]})") from None
 
-    order = prefix + "byteorder"
     if order in entries and read(order) != sys.byteorder.encode():
         raise InputError("was written on a machine with another byte order")
     value = run_pickle(io.BytesIO(read(programs[0])))

@@ -10,6 +10,7 @@ import pickletools
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
@@ -178,8 +179,9 @@ def _name(module: Any, name: Any) -> Name:
         raise TypeError("a name that is no short text")
     first, builtin = module.split(".")[0], name.split(".")[0]
     if first in _HARM or first in ("builtins", "__builtin__") and builtin in _HARM_BUILTINS:
+        asked = shown(Path(f"{module}.{name}"))
         raise InputError(
-            f"its pickle asks for {module}.{name}, which could run a program: this is an attack, "
+            f"its pickle asks for {asked}, which could run a program: this is an attack, "
             "not a checkpoint. Nothing was run; delete the file"
         )
     return Name(f"{module}.{name}")
