@@ -365,12 +365,16 @@ def _kept() -> dict[str, Any]:
 
 
 def predict(key: str, guess: Any) -> None:
-    """Keep a guess under a key such as "4.1" until `compare`; None or `...` keeps nothing."""
+    """Keep a number under a key such as "4.1" until `compare`; None or `...` keeps nothing."""
     if _is_open(guess):
         print("Write your guess in place of the dots, then run this cell.")
         return
-    write_json(_predictions(), _kept() | {key: _packed(guess)})
-    print(f"Kept: {shown(guess)}.")
+    number = _numbers(_alone(guess))
+    if number is None or number.size != 1 or not np.isfinite(number).all():
+        print(f"A guess is one number, without a unit; got {shown(guess)}.")
+        return
+    write_json(_predictions(), _kept() | {key: number.item()})
+    print(f"Kept: {number.item():g}.")
 
 # %% ../nbs/parts/972_checks.ipynb #81c6bd21
 def compare(key: str, measured: float, unit: str = "") -> None:

@@ -199,7 +199,7 @@ function codecText(one) {
   return `error ${one.error.toFixed(3)} px of the input; true (${tx}, ${ty}), found (${fx}, ${fy})`;
 }
 function flipText(one) {
-  const cost = `AP of the made-up people ${biasedAP(one.bias).toFixed(3)}, without it`;
+  const cost = `AP of the made-up people ${biasedAP(one.bias).toFixed(3)}, without bias`;
   return `bias ${one.bias.toFixed(2)} px of the input; ${cost} ${biasedAP(0).toFixed(3)}`;
 }
 function oksText(one) {

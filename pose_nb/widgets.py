@@ -83,7 +83,7 @@ def flip_lab(shift: float = 0.0, codec: str = "DARK", x: float = 96.0) -> Lab:
 
 def flip_text(one: labs.Flipped) -> str:
     """What the flip laboratory says below its picture."""
-    cost = f"AP of the made-up people {labs.biased_ap(one.bias):.3f}, without it"
+    cost = f"AP of the made-up people {labs.biased_ap(one.bias):.3f}, without bias"
     return f"bias {one.bias:.2f} px of the input; {cost} {labs.biased_ap(0):.3f}"
 
 
