@@ -15,6 +15,7 @@ import sys
 import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -264,9 +265,11 @@ def _interruption(end: BaseException | None) -> str:
     return str(end or "")
 
 # %% ../nbs/parts/860_cli.ipynb #ac05f83c
-def _warn(message: Warning | str, *where: Any, **more: Any) -> None:
-    """A warning in one line, without a place in our code."""
-    print(f"pose-nb: {message}", file=sys.stderr)
+def _warn(told: set[str], message: Warning | str, *where: Any, **more: Any) -> None:
+    """A warning in one line, without a place in our code; each is told once."""
+    if str(message) not in told:
+        print(f"pose-nb: {message}", file=sys.stderr)
+    told.add(str(message))
 
 
 def _run(arguments: Sequence[str] | None) -> None:
@@ -274,7 +277,7 @@ def _run(arguments: Sequence[str] | None) -> None:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Image size .* exceeds")
-            warnings.showwarning = _warn
+            warnings.showwarning = partial(_warn, set())
             app(arguments, prog_name="pose-nb")
     finally:
         if sys.stdout is not None:  # it was closed by who called us

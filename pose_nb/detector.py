@@ -49,7 +49,7 @@ def detector_file(name: str) -> Path:
             f"no boxes were given, and the weights of the person detector are not here: {file} "
             f"({why}).\n"
             "Give the boxes: --box x1,y1,x2,y2, or --boxes FILE, or --boxes whole where one person "
-            "fills each picture;\n"
+            "fills each picture (in Python: boxes=…);\n"
             f"or fetch {address} elsewhere and name the file: --detector-weights FILE"
         ) from None
 

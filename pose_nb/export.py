@@ -168,7 +168,7 @@ def _write(
 SCRIPT = '''\
 """Keypoints of one person in a picture, with a network that pose_nb exported.
 
-Needs onnxruntime, numpy and opencv-python-headless:
+pip install onnxruntime numpy "opencv-python-headless<5" (OpenCV 5 cuts a little differently)
 python run.py pose.onnx photo.jpg [x1 y1 x2 y2]     (the person's box; default: the whole picture)
 """
 
@@ -196,11 +196,13 @@ def cut(picture, center, scale, size, udp):
 
 session = onnxruntime.InferenceSession(sys.argv[1])
 facts = json.loads(session.get_modelmeta().custom_metadata_map["export"])
-picture = cv2.cvtColor(cv2.imread(sys.argv[2]), cv2.COLOR_BGR2RGB)
+picture = cv2.imread(sys.argv[2])
+if picture is None:
+    sys.exit(f"{sys.argv[2]}: no picture that OpenCV can read")
 box = [float(word) for word in sys.argv[3:7]] or [0, 0, picture.shape[1], picture.shape[0]]
 size = facts["input_size"]
 center, scale = padded(box, size, facts["padding"])
-crop = cut(picture, center, scale, size, facts["udp_crop"])
+crop = cut(picture[..., ::-1].copy(), center, scale, size, facts["udp_crop"])  # BGR to RGB
 points, scores = session.run(None, {"crops": crop.transpose(2, 0, 1)[None]})
 placed = points[0] / (np.array(size) - facts["udp"]) * scale + center - scale / 2
 for name, (x, y), score in zip(facts["keypoints"], placed, scores[0]):

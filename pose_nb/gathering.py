@@ -11,6 +11,7 @@ import re
 import sys
 import tempfile
 import urllib.parse
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from .weights.downloads import Limits, download
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 VIDEOS: tuple[str, ...] = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 VIDEOS += (".wmv", ".flv", ".3gp", ".ts", ".mts", ".m2ts", ".ogv")
+_ASIDE = (*VIDEOS, ".heic", ".heif", ".avif", ".gif", ".jp2", ".dng")  # in a folder of pictures
 
 
 def is_address(word: Any) -> bool:
@@ -81,6 +83,14 @@ def _exists(word: str | Path) -> bool:
 def _in_folder(folder: Path) -> list[str]:
     """The pictures in a folder, without those in folders below."""
     inside = sorted(str(p) for p in folder.iterdir() if p.suffix.lower() in PICTURES)
+    aside = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in _ASIDE)
+    if inside and aside:
+        warnings.warn(
+            f"{shown(folder, 300)}: not looked at: {len(aside)} of its files, such as "
+            f"{shown(Path(aside[0]), 60)}. Videos are for pose-nb track; pictures of these kinds "
+            "have to be saved as .jpg or .png first",
+            stacklevel=1,
+        )
     if not inside:
         below = ", ".join(shown(Path(p.name), 40) for p in sorted(folder.iterdir())[:4])
         raise InputError(

@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import typer
 
 from .files import InputError, existing_file, plain
-from .tables.facts import ids_beginning
+from .tables.facts import ids_beginning, likely_row
 
 # %% ../nbs/parts/856_predict_verbs.ipynb #d5d7f681
 USUAL = "coco/hrnet-w32"  # where neither row nor weights are named, with a public copy of weights
@@ -50,7 +50,7 @@ def row_and_inputs(words: list[str], weights: str | None) -> tuple[Any, list[str
             get_row(words[0])  # tells the nearest ids
     if row is None and weights not in (None, "hub"):
         raise InputError(
-            f"--weights {weights}: whose? Name the row first: pose-nb predict coco/resnet-50 "
+            f"--weights {weights}: whose? Name the row: pose-nb predict {likely_row(weights)} "
             f"--weights {weights} photo.jpg (pose-nb list shows all); only .safetensors files that "
             "training made say it themselves"
         )

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from .data.loader import PoseDataset, make_loader, worker_count
 from .data.records import Records
-from .evaluation import HeldOut, held_out, test_on
+from .evaluation import HeldOut, held_out, is_synthetic, test_on
 from .files import InputError
 from pose_nb.learner import (
     Learner,
@@ -137,6 +137,14 @@ def training_loader(
     dataset = PoseDataset(records, size, row.udp_crop, **how)
     return make_loader(dataset, batch_size, workers=workers, shuffle=True, seed=seed)
 
+# %% ../nbs/parts/840_training.ipynb #87bfb412
+def _words(learner: Learner, people: HeldOut) -> dict[str, Any]:
+    """What the file of the best weights says: row, epoch, figure, whether pictures were drawn."""
+    row, position = learner.row, learner.position
+    data = "synthetic" if is_synthetic(Path(people.records.image_files[0]).parent) else "real"
+    facts = {"epoch": position.epoch, row.benchmark.figure: position.best, "data": data}
+    return metadata(row) | facts
+
 # %% ../nbs/parts/840_training.ipynb #4fc62c97
 def validate(
     learner: Learner, people: HeldOut, out: Path, pictures: bool = True, **how: Any
@@ -156,7 +164,7 @@ def validate(
     if row.benchmark.better(figures[figure], position.best):
         position.best = figures[figure]
         if accelerator.is_main_process:
-            words = metadata(row) | {"epoch": position.epoch, figure: position.best}
+            words = _words(learner, people)
             write_safetensors(out / "best.safetensors", learner.tested.state_dict(), words)
     if pictures and accelerator.is_main_process:
         draw_people(outcome.poses, people.records, out / "people" / f"step_{position.step:07d}.png")

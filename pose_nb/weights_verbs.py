@@ -77,8 +77,9 @@ def weights_list(
     for name, files in rows.items():
         print(*listing(name, files), sep="\n")
     with_copies = sum(bool(copies_of(name)) for name in rows)
+    many = "1 row" if len(rows) == 1 else f"{len(rows)} rows"
     print(
-        f"{len(rows)} rows, {with_copies} with a public copy. --weights hub takes a row's first "
+        f"{many}, {with_copies} with a public copy. --weights hub takes a row's first "
         "copy that can be had; none of them was opened by those who listed them."
     )
 
@@ -129,6 +130,11 @@ def weights_import(
         print(f"{name}: {what}")
     print(f"the cache is {cache_folder()}")
 
+# %% ../nbs/parts/857_weights_verbs.ipynb #50628fc5
+def _drawn(words: dict[str, str], row: Any) -> bool:
+    """Whether a file of weights says that it learnt from synthetic pictures; the demo's do not."""
+    return words.get("data", "synthetic" if row.id.startswith("demo/") else "real") == "synthetic"
+
 # %% ../nbs/parts/857_weights_verbs.ipynb #6b86a369
 def _origin(file: Path, row: Any) -> tuple[list[str], list[str], str]:
     """Lines about origin and figures of a file, and its licence if it is known."""
@@ -158,11 +164,8 @@ def _origin(file: Path, row: Any) -> tuple[list[str], list[str], str]:
         with suppress(ValueError):
             value = f"{float(value):.4g}"
         origin.append(f"trained with pose_nb, weights of epoch {words['epoch'][:20]}")
-        return (
-            origin,
-            [f"{name} {value}, measured on the validation split in training"] * bool(value),
-            "",
-        )
+        people = "synthetic people" if _drawn(words, row) else "the validation split"
+        return origin, [f"{name} {value}, measured on {people} in training"] * bool(value), ""
     return origin, [], ""
 
 # %% ../nbs/parts/857_weights_verbs.ipynb #124bca93
@@ -189,6 +192,7 @@ def publish(
     from pose_nb.tables.definitions import metadata, row_of_weights
     from pose_nb.tables.zoo import get_row
     from pose_nb.weights.publishing import card, pack, parcel
+    from pose_nb.weights.tensors import read_safetensors
 
     chosen = get_row(row) if row else row_of_weights(file)
     model = chosen.create(file)
@@ -200,12 +204,13 @@ def publish(
         )
     if not _free(out) or out.resolve() == file.resolve().parent:
         raise InputError(f"--out {out}: is not empty; the parcel needs a folder of its own")
+    drawn = file.suffix == ".safetensors" and _drawn(read_safetensors(file)[1], chosen)
     words = metadata(chosen) | {"source": file.name, "licence": licence or known}
-    packed = pack(model, out, chosen.id, words)
+    packed = pack(model, out, chosen.id, words | ({"data": "synthetic"} if drawn else {}))
     for old in set(out.glob("*.safetensors")) - {packed}:  # of a parcel that is replaced
         old.unlink()
     figures += [f"{line}, stated by who uploaded it" for line in measured or ()]
-    terms = chosen.benchmark.licence
+    terms = "synthetic pictures, drawn by pose_nb" if drawn else chosen.benchmark.licence
     try:
         text = card(to, packed, chosen.id, licence or known, origin, figures, terms)
     except InputError:  # a licence that the Hub would not take

@@ -332,6 +332,8 @@ def test_nothing_is_sent_unless_asked(server, demo, tmp_path, capsys):
     assert hashlib.sha256(demo.read_bytes()).hexdigest() in card  # the file it was made from
     assert card.startswith("---\nlicense: mit\n") and "| row | demo/shufflenet-v2 |" in card
     assert 'create_model("demo/shufflenet-v2", weights="hf://me/demo")' in card
+    assert "synthetic pictures, drawn" in card and "Flickr" not in card
+    assert read_safetensors(file)[1]["data"] == "synthetic"
 
 
 def test_what_was_given_back_can_be_had_by_everybody(server, demo, tmp_path, capsys):

@@ -173,3 +173,10 @@ def test_wrong_arguments_are_told(model):
         assert len(predict(model, ["gone.png", PHOTO], "whole", flip=False, device="cpu")) == 1
     boxes = ([[1, 1, 40, 40]] for _ in range(2))
     assert len(predict(model, [PHOTO, PHOTO], boxes, flip=False, device="cpu")) == 2
+
+
+def test_a_folder_tells_what_it_leaves_aside(tmp_path):
+    for name in ("a.HEIC", "b.mov", "c.jpg", "notes.txt"):
+        (tmp_path / name).touch()
+    with pytest.warns(UserWarning, match="2 of its files, such as a.HEIC"):
+        assert [file.rsplit("/", 1)[1] for file in find_inputs([tmp_path])] == ["c.jpg"]

@@ -23,6 +23,7 @@ from pose_nb.networks.model import PoseModel
 from pose_nb.tables.recipes import Recipe, scaled_lr
 from pose_nb.training import train
 from pose_nb.weights.loading import load_weights
+from pose_nb.weights.tensors import read_safetensors
 
 
 def test_killed_and_continued(people, whole, tmp_path):
@@ -100,6 +101,7 @@ def test_best_weights_load(whole):
     assert all(torch.equal(best[k], state[f"model.{k}"]) for k in best), (
         "validated once, at the end"
     )
+    assert read_safetensors(whole / "best.safetensors")[1]["data"] == "synthetic"
 
 
 def test_nothing_half_written(whole):

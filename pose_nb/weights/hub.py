@@ -81,13 +81,13 @@ def _not_fetched(place: Address, error: Exception) -> NotFound:
     return NoConnection(f"{said}\n{_elsewhere(place)}")
 
 # %% ../../nbs/parts/626_weights.hub.ipynb #a4489a77
-def _elsewhere(place: Address) -> str:
-    """What to do without a connection."""
+def _elsewhere(place: Address, row_id: str = "") -> str:
+    """What to do without a connection; row_id: whose weights they are, where it is known."""
     space = " --repo-type space" if place.kind == "space" else ""
     words = " ".join(filter(None, (place.repository, place.file)))
     return (
         f"Without a connection: fetch it elsewhere (hf download {words}{space}), copy it here, and "
-        "give its path: --weights FILE"
+        f"give its path: {row_id} --weights FILE".replace("  ", " ")
     )
 
 # %% ../../nbs/parts/626_weights.hub.ipynb #aa87c0b1
@@ -228,6 +228,6 @@ def from_hub(row_id: str, checkpoints: Sequence[str] = ()) -> tuple[Path, Copy |
             tried.append(f"- {str(error).splitlines()[0]}")
             if isinstance(error, NoConnection):
                 break
-    tried.append(_elsewhere(address(known[0].url)))
+    tried.append(_elsewhere(address(known[0].url), row_id))
     head = f"{row_id}: none of its {len(known)} public copies can be had"
     raise NotFound("\n".join([head, *tried]))
