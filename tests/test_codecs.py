@@ -446,3 +446,12 @@ def test_the_bench_runs(tmp_path, monkeypatch, capsys):
     rows = json.loads(record.read_text())["rows"]
     assert [r["codec"] for r in rows] == ["MSRA", "DARK", "UDP", "UDP combined", "Megvii"]
     assert all(r["decode_ratio"] > 0 for r in rows) and "UDP combined" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "wrong", [dict(input_size="48"), dict(input_size=("a", 2)), dict(sigma="2")]
+)
+def test_sizes_and_sigmas_of_another_kind(wrong):
+    sizes = dict(input_size=(192, 256), heatmap_size=(48, 64))
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        MSRA(**sizes | wrong)

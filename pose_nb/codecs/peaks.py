@@ -9,11 +9,12 @@ __all__ = ['find_peaks', 'around', 'place', 'check_size', 'check_sizes', 'check_
 # %% ../../nbs/parts/110_codecs.peaks.ipynb #dee7df05
 import math
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Any, Literal
 
 import torch
 
-from ..files import InputError
+from ..files import InputError, shown
 
 # %% ../../nbs/parts/110_codecs.peaks.ipynb #e9278ab0
 def find_peaks(maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -67,12 +68,12 @@ def check_size(size: Sequence[int], name: str, least: int = 1) -> tuple[int, int
     """`size` as a tuple (w, h) of two ints, each at least `least`; InputError otherwise."""
     try:
         w, h = size
-    except (TypeError, ValueError):
-        raise InputError(f"{name} must be (w, h), two whole numbers; got {size!r}") from None
-    if int(w) != w or int(h) != h or min(w, h) < least:
-        wanted = f"(w, h), two whole numbers of at least {least}"
-        raise InputError(f"{name} must be {wanted}; got {size!r}")
-    return int(w), int(h)
+        if int(w) == w and int(h) == h and min(w, h) >= least:
+            return int(w), int(h)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    wanted = f"(w, h), two whole numbers of at least {least}"
+    raise InputError(f"{name} must be {wanted}; got {shown(size)}")
 
 
 def check_sizes(codec: Any, least: int = 1) -> None:
@@ -83,8 +84,8 @@ def check_sizes(codec: Any, least: int = 1) -> None:
 
 def check_sigma(sigma: float) -> None:
     """Raise InputError unless `sigma`, in heatmap pixels, is a positive number."""
-    if not 0 < sigma < float("inf"):
-        raise InputError(f"sigma must be a positive number of heatmap pixels; got {sigma!r}")
+    if not isinstance(sigma, Real) or not 0 < sigma < float("inf"):
+        raise InputError(f"sigma must be a positive number of heatmap pixels; got {shown(sigma)}")
 
 # %% ../../nbs/parts/110_codecs.peaks.ipynb #961ac37c
 def check_keypoints(

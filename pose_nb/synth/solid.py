@@ -173,11 +173,11 @@ def _shade(solid: Solid, x, y, z, u, light: Sequence[float]) -> np.ndarray:
     return np.minimum(color, 255).astype(np.uint8)
 
 # %% ../../nbs/parts/920_synth.solid.ipynb #2ea5b019
-def head_solid(height: float, paint: Callable | None = None) -> Solid:
+def head_solid(height: float) -> Solid:
     """The skull looking at us: neck at the origin, x to the right, y down, z away."""
     chin, crown = (0.0, -0.24 * height, -0.17 * height), (0.0, -0.60 * height, -0.05 * height)
     radii = 0.22 * height, 0.40 * height
-    return Solid("head", chin, crown, *radii, paint, flat_along=(1.0, 0.0, 0.0), flatness=0.8)
+    return Solid("head", chin, crown, *radii, flat_along=(1.0, 0.0, 0.0), flatness=0.8)
 
 
 def _half_width(skull: Solid, y: float) -> float:

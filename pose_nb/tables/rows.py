@@ -105,15 +105,13 @@ def _create(row: Row, weights: str | Path | None) -> PoseModel:
     return model
 
 # %% ../../nbs/parts/737_tables.rows.ipynb #c116f98f
-def start_model(
-    row: Row, model: PoseModel, start: str | Path = "published", mirrors: list[str] | None = None
-) -> LoadReport:
+def start_model(row: Row, model: PoseModel, start: str | Path = "published") -> LoadReport:
     """Start a row's model; the report's source says what was used.
 
     start: "published": as its training began, from the row's file or other weights of the very same
     network; "near": the same, and where neither can be had, a similar network's; "random": nothing
-    is loaded; or the path of a classifier's or of a whole pose network's weights. mirrors: as for
-    `find_weights`. InputError: it cannot be had (tells what else there is), or does not fit.
+    is loaded; or the path of a classifier's or of a whole pose network's weights. InputError:
+    it cannot be had (tells what else there is), or does not fit.
     """
     word, network, file = str(start), row.network(), row.continues or row.starts_from
     if word not in ("published", "near", "random"):
@@ -123,8 +121,8 @@ def start_model(
         return LoadReport(f"random start, {how}")
     try:
         if row.continues:
-            return go_on(model, find_weights(file, mirrors=mirrors), network.names)
-        return start_backbone(model, file, network.imagenet, network.names, mirrors)
+            return go_on(model, find_weights(file), network.names)
+        return start_backbone(model, file, network.imagenet, network.names)
     except NotFound as missing:
         reason = str(missing)
     if word == "near" and start_plan(row).near:
