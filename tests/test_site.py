@@ -134,6 +134,16 @@ def _shot(page, name):
         page.screenshot(path=str(Path(folder) / f"{name.replace('/', '-')}-{width}.png"))
 
 
+def test_no_cell_of_the_course_scrolls_on_a_laptop(browser, address):
+    """Eighty characters fit beside both menus."""
+    page = browser.new_page(viewport=dict(width=WIDTHS["laptop"], height=900))
+    for chapter in sorted((SITE / "course").glob("[01]*.html")):
+        page.goto(f"{address}/course/{chapter.name}")
+        wide = "pre => pre.filter(p => p.scrollWidth > p.clientWidth + 1).map(p => p.innerText)"
+        assert page.locator("article pre").evaluate_all(wide) == [], chapter.name
+    page.close()
+
+
 def test_search_finds_what_is_explained(page):
     page.goto("/search.html?q=flip+test")
     page.wait_for_selector("#search-results li a")
