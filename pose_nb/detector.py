@@ -128,4 +128,4 @@ def _tensor(picture: np.ndarray, factor: float) -> torch.Tensor:
     if factor < 1:
         h, w = (max(1, round(side * factor)) for side in picture.shape[:2])
         picture = cv2.resize(picture, (w, h), interpolation=cv2.INTER_AREA)
-    return torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1).float() / 255
+    return torch.tensor(np.ascontiguousarray(picture)).permute(2, 0, 1).float() / 255

@@ -120,7 +120,8 @@ def weights_import(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="folder with .pth files")],
 ) -> None:
     """Check the published files in a folder and bring them into the cache, where `--weights
-    published` finds them."""
+    published` finds them; others, such as copies without a hash in their name, are for --weights
+    FILE."""
     from pose_nb.weights.finding import cache_folder, import_folder
 
     answers = import_folder(folder)
@@ -129,6 +130,8 @@ def weights_import(
     for name, what in answers:
         print(f"{name}: {what}")
     print(f"the cache is {cache_folder()}")
+    if any(what.startswith("left out") for _, what in answers):
+        raise typer.Exit(1)
 
 # %% ../nbs/parts/857_weights_verbs.ipynb #50628fc5
 def _drawn(words: dict[str, str], row: Any) -> bool:

@@ -316,6 +316,13 @@ def test_the_command_lists_what_can_be_had(capsys, listed, server):
     assert stop.value.code == 2 and "no row matches" in capsys.readouterr().err
 
 
+def test_import_names_what_it_leaves_out(tmp_path, capsys):
+    (tmp_path / "pose_hrnet_w32.pth").write_bytes(b"x")
+    with pytest.raises(SystemExit) as stop:
+        run("import", tmp_path)
+    assert stop.value.code == 1 and "left out: its name has no hash" in capsys.readouterr().out
+
+
 # ---------------------------------------------------------------- giving back
 
 

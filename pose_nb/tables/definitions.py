@@ -17,6 +17,7 @@ from ..codecs.msra import MSRA
 from ..codecs.udp import UDP
 from ..files import InputError, shown
 from ..skeletons import Skeleton
+from .facts import likely_row
 from .own import own_benchmark, skeleton_fields
 from .rows import OWN, Row
 from .zoo import get_row
@@ -113,7 +114,7 @@ def row_of_weights(path: str | Path) -> Row:
     if text is None:
         raise InputError(
             f"{where} does not say which row it belongs to (training writes that into "
-            "best.safetensors); name its row as well, such as coco/resnet-50"
+            f"best.safetensors); name its row as well, such as {likely_row(path.name)}"
         )
     try:
         value = json.loads(text[:1_000_000])

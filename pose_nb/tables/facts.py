@@ -68,9 +68,11 @@ def rows_with(file: str) -> list[str]:
 
 def likely_row(path: str) -> str:
     """The first row that has a published file or a public copy of this name, else an example."""
-    name = PurePath(path).name
-    its = [copy.row for copy in copies.COPIES if PurePath(copy.address).name == name]
-    return [*rows_with(name), *its, "coco/resnet-50"][0]
+    stem = PurePath(path).stem  # .safetensors may stand in the place of .pth
+    files = [(name, file) for name, facts in FACTS.items() for file in facts.checkpoints]
+    files += [(copy.row, copy.address) for copy in copies.COPIES]
+    fits = [row for row, file in files if PurePath(file).stem == stem]
+    return fits[0] if fits else "coco/resnet-50"
 
 # %% ../../nbs/parts/705_tables.facts.ipynb #68a82d03
 def list_others(pattern: str = "*") -> list[str]:
