@@ -364,6 +364,15 @@ def test_the_way_on_is_linked(notebook):
     assert link in last, f"the last cell of {notebook.name} needs **Map** {link}"
 
 
+def test_what_is_imported_is_linked():
+    """The last cell links, under Needs, to the notebook of each module that exported code imports."""
+    homes = {f"pose_nb.{m}": nb for nb in PARTS if (m := module_of(nb))}
+    for module, notebook in homes.items():
+        last = cells(notebook, "markdown")[-1]
+        for other in imported(path_of(module)) - {module}:
+            assert homes[other].name in last, f"{notebook.name} needs {homes[other].stem}"
+
+
 # ---------------------------------------------------------------- files
 
 
