@@ -154,6 +154,13 @@ def test_search_finds_what_is_explained(page):
     assert page.locator("article h1").count() == 1 and page.wrong == []
 
 
+def test_search_knows_the_names_of_other_programs():
+    """What users of HRNet and MMPose type is told in some lesson."""
+    words = (SITE / "searchindex.js").read_text("utf-8")
+    stems = ("acc_pos", "pixel_std", "shift_heatmap", "target_weight", "use_gt_bbox")
+    assert [name for name in stems if not re.search(rf'\b{name}"?:', words)] == []
+
+
 def test_a_row_of_a_table_can_be_sorted_and_a_lab_dragged(page):
     page.goto("/labs.html")
     lab = page.frame_locator("iframe.labs")
