@@ -198,14 +198,25 @@ def _write_api(folder: Path) -> None:
         (folder / f"{name}.md").write_text(text, encoding="utf-8")
         parts = name.split(".")[1:]
         groups.setdefault(parts[0], []).append(f"{'.'.join(parts)} <{name}>")
-    pages = []
+    pages, told = [], []
     for name, members in groups.items():
         package = f"pose_nb.{name}" not in modules
         pages.append(f"{name} <{name}>" if package else members[0])
+        told.append(f"\n**[{name}/]({name}.md)**\n" if package else "")
+        told += map(_sentence, members)
         if package:
-            (folder / f"{name}.md").write_text(f"# pose_nb.{name}\n", encoding="utf-8")
-            _toctree(folder / f"{name}.md", members)
-    _index(folder, "Reference", pages)
+            text = "\n".join([f"# pose_nb.{name}\n", *map(_sentence, members)])
+            (folder / f"{name}.md").write_text(text, encoding="utf-8")
+            _toctree(folder / f"{name}.md", members, hidden=True)
+    (folder / "index.md").write_text("# Reference\n" + "\n".join(told), encoding="utf-8")
+    _toctree(folder / "index.md", pages, hidden=True)
+
+
+def _sentence(entry: str) -> str:
+    """A line for an entry 'name <module>' of a list of pages: its link, and what it is."""
+    name, module = re.findall(r"[\w.]+", entry)
+    words = (inspect.getdoc(import_module(module)) or "").splitlines()[0]
+    return f"- [{name}]({module}.md): {words}"
 
 
 def _module_page(module: ModuleType, where: str) -> str:

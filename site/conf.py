@@ -1,5 +1,6 @@
 """How Sphinx builds the site; `site/build.py` lays out the pages and calls it."""
 
+import inspect
 import re
 
 import latex2mathml.converter
@@ -43,9 +44,38 @@ def _code(match):
 
 
 def _plain(app, what, name, obj, options, lines):
-    """Docstrings are plain text in which single backticks mark code."""
+    """Docstrings are plain text in which single backticks mark code; comments tell of fields."""
+    words = _comments(obj) if what == "class" else _helps.get(name, {})
+    lines += ["", *(f":param {name}: {told}" for name, told in words.items())]
     text = re.sub(r"`+([^`\n]+)`+|[*|]|(?<=\w)_(?!\w)", _code, "\n".join(lines))
     lines[:] = text.split("\n")
+
+
+def _comments(cls):
+    """What the comments beside or above a class's fields say: name -> words."""
+    found, above = {}, []
+    for line in inspect.getsource(cls).splitlines():
+        if comment := re.fullmatch(r"    # (.+)", line):
+            above.append(comment[1])
+            continue
+        if field := re.fullmatch(r"    (\w+): (?!ClassVar)[^#]+?(?:# (.+))?", line):
+            found[field[1]] = " ".join([*above, field[2] or ""]).strip()
+        above = []
+    return found if any(found.values()) else {}
+
+
+_helps = {}  # of the verbs: name -> parameter -> what the command line says
+
+
+def _without_options(app, verb, bound_method):
+    """The parameters of a verb by their types alone; `_plain` adds the words of `--help`."""
+    hints = getattr(verb, "__annotations__", {})
+    options = {name: hint for name, hint in hints.items() if hasattr(hint, "__metadata__")}
+    if options:
+        helps = {name: getattr(hint.__metadata__[0], "help", "") for name, hint in options.items()}
+        _helps[f"{verb.__module__}.{verb.__qualname__}"] = {n: h or "" for n, h in helps.items()}
+        types = {name: hint.__origin__ for name, hint in options.items()}
+        verb.__annotations__ = hints | types
 
 
 def _without_aliases(app, what, name, obj, skip, options):
@@ -63,6 +93,7 @@ def _mathml(display):
 
 
 def setup(app):
+    app.connect("autodoc-before-process-signature", _without_options)
     app.connect("autodoc-process-docstring", _plain)
     app.connect("autodoc-skip-member", _without_aliases)
     inline, block = (_mathml(display) for display in ("inline", "block"))

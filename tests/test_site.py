@@ -113,6 +113,17 @@ def _local(url, address):
     return url.startswith((address, "data:", "blob:"))
 
 
+def test_the_reference_tells_of_modules_fields_and_options():
+    """Each module's sentence, the comments of a class's fields, the help of a verb's options."""
+    index, rows, cli = (
+        (SITE / "api" / f"{name}.html").read_text(encoding="utf-8")
+        for name in ("index", "pose_nb.tables.rows", "pose_nb.cli")
+    )
+    assert "Boxes, crop matrices and points" in index
+    assert "imports the backbone when it is called" in rows
+    assert "shell pattern, such as" in cli and "object at 0x" not in cli
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_is_whole_and_readable(page, name):
     page.goto(f"/{name}.html")
