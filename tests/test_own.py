@@ -287,7 +287,7 @@ def test_words_of_the_command_that_exclude_each_other(folder, tmp_path, capsys):
         capsys, "train", *words, "--weights", "gone.safetensors"
     )
     picture = next(folder.glob("*.png"))
-    assert "Name the row first" in refused(capsys, "predict", picture, "--weights", "x.pth")
+    assert "Name the row: pose-nb" in refused(capsys, "predict", picture, "--weights", "x.pth")
 
 
 GOOD = definition(get_row(ROW))
