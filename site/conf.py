@@ -29,6 +29,7 @@ html_theme_options = {
 }
 html_math_renderer = "mathml"
 nb_execution_mode = "off"  # the stored outputs are shown
+nb_render_markdown_format = "myst"  # tables and formulas in outputs, as in the text
 myst_enable_extensions = ["attrs_inline", "dollarmath", "html_image"]
 myst_heading_anchors = 3
 autodoc_typehints = "description"

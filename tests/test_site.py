@@ -113,6 +113,14 @@ def _local(url, address):
     return url.startswith((address, "data:", "blob:"))
 
 
+def test_tables_are_tables():
+    """Also those that a cell printed as Markdown: no paragraph is a row of cells."""
+    rows = re.compile(r"<p>[^<]*\|[^<]*\|[^<]*\n\|.{0,60}")
+    pages = [page for page in SITE.rglob("*.html") if "_static" not in page.parts]
+    found = {page.name: rows.findall(page.read_text(encoding="utf-8"))[:1] for page in pages}
+    assert len(pages) > 100 and not {name: row for name, row in found.items() if row}
+
+
 def test_the_reference_tells_of_modules_fields_and_options():
     """Each module's sentence, the comments of a class's fields, the help of a verb's options."""
     index, rows, cli = (
