@@ -62,7 +62,7 @@ def test_drawing_and_rich_display(poses, tmp_path):
     assert (poses.draw() != PICTURES[0]).any() and (poses.draw(number=1) != PICTURES[1]).any()
     assert (poses.draw(PICTURES[1]) != poses.draw()).any()
     assert poses._repr_jpeg_()[:2] == b"\xff\xd8" and len(repr(poses)) < 90
-    for number, picture in enumerate(PICTURES[:2]):
+    for number in range(2):
         alone = poses.of_image(number)
         assert (alone.draw() == poses.draw(number=number)).all() and "1 image" in repr(alone)
         assert alone.save(tmp_path / f"{number}.png").exists()

@@ -365,7 +365,7 @@ def test_the_way_on_is_linked(notebook):
 
 
 def test_what_is_imported_is_linked():
-    """The last cell links, under Needs, to the notebook of each module that exported code imports."""
+    """The last cell links, under Needs, to the notebook of each module that is imported."""
     homes = {f"pose_nb.{m}": nb for nb in PARTS if (m := module_of(nb))}
     for module, notebook in homes.items():
         last = cells(notebook, "markdown")[-1]
