@@ -297,12 +297,12 @@ def heatmap_way(codec: Codec, measure: Callable[..., torch.Tensor] = keypoint_ms
     return Way(heatmap_net, loss, lambda answer: codec.decode(answer)[0])
 
 # %% ../nbs/parts/976_course_lessons.ipynb #e3cc89f1
-def simcc_way(size: tuple[int, int], sigma: float = 4.0) -> Way:
-    """Two classifications with soft targets (sigma in bins of half a pixel); cross-entropy."""
+def simcc_way(size: tuple[int, int]) -> Way:
+    """Two classifications into bins of half a pixel, soft targets of σ 4 bins; cross-entropy."""
 
     def axis(logits: torch.Tensor, place: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
         bins = torch.arange(logits.shape[-1])
-        target = (-((bins - 2 * place[..., None]) ** 2) / (2 * sigma**2)).softmax(-1)
+        target = (-((bins - 2 * place[..., None]) ** 2) / (2 * 4.0**2)).softmax(-1)
         entropy = -(target * logits.log_softmax(-1)).sum(-1)
         return (entropy * visible).sum() / visible.sum().clamp(min=1)
 

@@ -130,9 +130,9 @@ def codec_picture(one: Coded, with_truth: bool = True) -> np.ndarray:
     return image
 
 # %% ../nbs/parts/973_labs.ipynb #b1f8bbf9
-def codec_close_up(one: Coded, reach: int = 48) -> np.ndarray:
-    """What lies up to `reach` screen pixels around the joint, or the edge instead."""
-    h, w = INPUT[1] * SCALE, INPUT[0] * SCALE
+def codec_close_up(one: Coded) -> np.ndarray:
+    """What lies up to 48 screen pixels around the joint, or the edge instead: (96, 96, 3)."""
+    h, w, reach = INPUT[1] * SCALE, INPUT[0] * SCALE, 48
     x, y = np.clip(on_screen(one.true, one).round(), reach, [w - reach, h - reach]).astype(int)
     return codec_picture(one)[y - reach : y + reach, x - reach : x + reach]
 
@@ -278,21 +278,19 @@ class Scored:
         return float(self.terms.mean())
 
 # %% ../nbs/parts/973_labs.ipynb #a01fa5e2
-def scored(
-    points: Any, truth: Any = STANDING, area: float = STANDING_AREA, policy: str = "COCO"
-) -> Scored:
-    """OKS of points (17, 2) with the σ of one of `POLICIES`; all joints count."""
-    terms = joint_similarity(np.subtract(points, truth), area, POLICIES[policy])
+def scored(points: Any, policy: str = "COCO") -> Scored:
+    """OKS of points (17, 2) of `STANDING` with the σ of one of `POLICIES`; all joints count."""
+    terms = joint_similarity(np.subtract(points, STANDING), STANDING_AREA, POLICIES[policy])
     return Scored(terms, int(terms.argmin()))
 
 # %% ../nbs/parts/973_labs.ipynb #e53253a6
-def oks_picture(points: Any, policy: str = "COCO", values: Sequence[float] = (0.5, 0.85)) -> Any:
-    """The standing person (420, 300, 3), circles where a term falls to `values`, and the points."""
+def oks_picture(points: Any, policy: str = "COCO") -> np.ndarray:
+    """`STANDING` (420, 300, 3), circles where a term falls to 0.5 and 0.85, and the points."""
     image = np.full((420, 300, 3), 255, np.uint8)
     for a, b in COCO.link_ids:
         ends = _sixteenths(STANDING[a]), _sixteenths(STANDING[b])
         cv2.line(image, *ends, (205, 205, 205), 2, cv2.LINE_AA, 4)
-    for value, color in zip(values, ("second", "first")):
+    for value, color in ((0.5, "second"), (0.85, "first")):
         for place, r in zip(STANDING, iso_radius(value, STANDING_AREA, POLICIES[policy])):
             cv2.circle(image, _sixteenths(place), int(r * 16), rgb(color), 1, cv2.LINE_AA, 4)
     for true, found in zip(STANDING, np.asarray(points, float)):

@@ -172,7 +172,7 @@ def in_keypoints_of(skeleton: Skeleton, poses: Poses) -> Poses:
     return replace(poses, keypoints=points, scores=poses.scores @ weight.T, skeleton=skeleton)
 
 # %% ../nbs/parts/977_metric_lessons.ipynb #bd2d760f
-def learnt_answers(people: HeldOut, weights: str | Path, flip: bool = True) -> Poses:
+def learnt_answers(people: HeldOut, weights: str | Path) -> Poses:
     """What the demo's network answers for each record, in the records' keypoints and order."""
     records, row = people.records, demo_row()
     if not len(records):
@@ -180,7 +180,7 @@ def learnt_answers(people: HeldOut, weights: str | Path, flip: bool = True) -> P
     files = list(dict.fromkeys(records.image_files))
     where = [[i for i, f in enumerate(records.image_files) if f == file] for file in files]
     boxes = [records.boxes[mine] for mine in where]
-    found = predict(row.create(weights), files, boxes, row=row, flip=flip, device="cpu")
+    found = predict(row.create(weights), files, boxes, row=row, device="cpu")
     back = np.argsort(np.concatenate(where))
     return in_keypoints_of(records.skeleton, found).subset(back)
 
@@ -393,9 +393,7 @@ def shown_flags(people: HeldOut) -> np.ndarray:
     return flags
 
 # %% ../nbs/parts/977_metric_lessons.ipynb #d411f02a
-def gallery(
-    people: HeldOut, count: int = 3, boxes: bool = True, flags: np.ndarray | None = None
-) -> np.ndarray:
+def gallery(people: HeldOut, count: int = 3, flags: np.ndarray | None = None) -> np.ndarray:
     """The first pictures with all their people: labels with flags, and boxes; an RGB array."""
     records, pictures = people.records, []
     flags = shown_flags(people) if flags is None else flags
@@ -404,5 +402,5 @@ def gallery(
         image = draw_pose(
             read_image(file), labels(records)[mine], flags[mine], records.skeleton, flags=True
         )
-        pictures.append(draw_boxes(image, records.boxes[mine]) if boxes else image)
+        pictures.append(draw_boxes(image, records.boxes[mine]))
     return grid(pictures, columns=count)
