@@ -81,7 +81,11 @@ class Row:
         return _for_records(self, split)
 
     def create(self, weights: str | Path | None = None) -> PoseModel:
-        """The network, on the CPU, in training mode; `model.row` is the row. weights: see below."""
+        """The network, on the CPU, in training mode; `model.row` is the row.
+
+        weights: a file, "published", "hub" or "hf://user/repo"; None or "random" for none of them.
+        InputError: they are not to be had, or belong to another network.
+        """
         return _create(self, weights)
 
     def __str__(self) -> str:
