@@ -166,10 +166,11 @@ class Tracked:
     missing: float = 0.0  # seconds that the source promises, but that could not be decoded
 
 # %% ../nbs/parts/833_video.ipynb #a20f4dbe
-def _told_by(file: Path) -> object:
+def _told_by(file: Path) -> Path | None:
     """The video that an earlier NAME.json tells of in its first line; None if it tells of none."""
     with suppress(OSError, ValueError, AttributeError), open(file, encoding="utf-8") as lines:
-        return json.loads(lines.readline(100_000).rstrip() + "]}").get("source")
+        told = json.loads(lines.readline(100_000).rstrip() + "]}").get("source")
+        return Path(told).resolve() if isinstance(told, str) else None
     return None
 
 # %% ../nbs/parts/833_video.ipynb #a6af4548
@@ -187,7 +188,7 @@ def _place(source: str, out: str | Path, ending: str) -> Path:
             "folder or ending"
         )
     there = next((file for file in files if file.exists()), None)
-    if there and (source.isdigit() or _told_by(files[-1]) != source):
+    if there and (source.isdigit() or _told_by(files[-1]) != Path(source).resolve()):
         raise InputError(
             f"{shown(there, 300)} is there already, and was not made from {shown(source)} before; "
             "give another --out folder"
