@@ -43,6 +43,7 @@ setup(
         "pose_nb": [
             "py.typed",
             "tables/facts.csv",
+            "tables/cards.txt",
             "weights/copies.csv",
             "answers.txt",
             "canvas.js",

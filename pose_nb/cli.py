@@ -83,23 +83,34 @@ def list_rows(
         print(facts.line(name, row) if row.published else f"{name:36s} in no table")
 
 # %% ../nbs/parts/860_cli.ipynb #1f97a8a9
+def _made(row: str) -> Any:
+    """The row itself, which is slow."""
+    from pose_nb.tables.zoo import get_row
+
+    return get_row(row)
+
+
+def _for_machines(row: str) -> dict[str, Any]:
+    """What is known about a row, as plain values."""
+    from pose_nb.tables.definitions import definition
+
+    found = _made(row)
+    facts = {"id": row, "published": found.published, "checkpoints": found.checkpoints}
+    return facts | {"definition": definition(found)}
+
+# %% ../nbs/parts/860_cli.ipynb #1a838d4f
 @app.command()
 def info(row: RowId, as_json: AsJson = False) -> None:
     """Everything about one row, in plain English."""
-    from pose_nb.tables import definitions, ledger, zoo
+    from pose_nb.tables import cards, ledger
 
-    found, record = zoo.get_row(row), ledger.read_record(row)
     if as_json:
+        facts, record = _for_machines(row), ledger.read_record(row)
         measured = record and {"table": record.table, "status": record.status}
-        facts: dict[str, Any] = {
-            "id": row,
-            "published": found.published,
-            "checkpoints": found.checkpoints,
-        }
-        facts |= {"definition": definitions.definition(found), "measured": measured}
-        print(json.dumps(facts, indent=1))
+        print(json.dumps(facts | {"measured": measured}, indent=1))
         return
-    print(found)
+    print(cards.stored_card(row) or _made(row))
+    record = ledger.read_record(row)
     if record is None:
         print("  measured   not run")
     else:
@@ -191,9 +202,7 @@ def _pose_set(row: str | None, form: str | None) -> Any:
     if row and form:
         raise InputError(f"--row {row} and --form {form}: one of them names the set")
     if row:
-        from pose_nb.tables.zoo import get_row
-
-        return get_row(row).benchmark.data
+        return _made(row).benchmark.data
     if form:
         from pose_nb.tables.sets import SETS
 

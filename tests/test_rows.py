@@ -4,15 +4,16 @@ import csv
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 
 import pytest
 
 import pose_nb
-from pose_nb.tables import networks
+from pose_nb.cli import main
+from pose_nb.tables import cards, networks, zoo
 from pose_nb.tables.facts import FACTS
 from pose_nb.tables.rows import diff, every_field, size
-from pose_nb.tables.zoo import ROWS, get_row, list_models
+from pose_nb.tables.zoo import MORE_ROWS, ROWS, get_row, list_models
 
 TELL = """
 import sys
@@ -36,6 +37,63 @@ def test_cards_and_differences_are_the_same_in_every_run():
     assert "0x" not in first and "<" not in first
     assert first.endswith("[]\n"), "a card needs no network, and so neither timm nor torchvision"
     assert first.count("\n  loss       ") == 87 and "adaptive_wing" in first
+
+
+WRITE = "after a change of the rows: python -m pose_nb.tables.cards"
+
+
+def test_stored_cards_are_those_of_the_rows():
+    """With the hash of the sources above them; where it is another one, none is believed."""
+    for row in (*ROWS, *MORE_ROWS):
+        assert cards.stored_card(row.id) == str(row), WRITE
+    assert cards.stored_card("coco/resnet") is None and cards.stored_card("") is None
+
+
+def test_every_card_is_read_without_torch():
+    """All rows, one after the other, through the command line."""
+    ids = [row.id for row in (*ROWS, *MORE_ROWS)]
+    code = f"""
+import sys
+from pose_nb.cli import app
+for row in {ids!r}: app(["info", row], standalone_mode=False)
+print([name for name in ("torch", "cv2", "matplotlib") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert lines[-1] == "[]" and sum(line.startswith("  targets") for line in lines) == len(ids)
+
+
+def test_no_card_is_believed_after_a_change(monkeypatch, capsys):
+    """Another sigma by default, say; the row itself is asked then, and so the card is true."""
+    written = cards.sources()
+    changed = written | {"codecs/msra.py": written["codecs/msra.py"].replace("2.0", "2.5")}
+    assert changed != written
+    monkeypatch.setattr(cards, "sources", lambda: changed)
+    assert cards.stored_card("coco/resnet-50") is None
+    monkeypatch.setattr(zoo, "get_row", lambda name: f"a card made for {name}")
+    with pytest.raises(SystemExit) as end:
+        main(["info", "coco/resnet-50"])
+    assert not end.value.code
+    assert capsys.readouterr().out.startswith("a card made for coco/resnet-50")
+
+
+def classes(value):
+    """Where the classes of a value and of all values in it are written."""
+    if is_dataclass(value):
+        yield type(value).__module__
+        for part in fields(value):
+            yield from classes(getattr(value, part.name))
+    elif isinstance(value, tuple):
+        for part in value:
+            yield from classes(part)
+
+
+def test_a_change_of_what_a_row_is_made_of_is_noticed():
+    """Every class whose fields are told on a card is in one of the hashed files."""
+    hashed = {f"pose_nb.{path[:-3].replace('/', '.')}" for path in cards.sources()}
+    told = {name for row in ROWS for value in (row.codec, row.recipe) for name in classes(value)}
+    told |= {row.network.__module__ for row in ROWS}  # the sentence about the network
+    assert told <= hashed and "pose_nb.losses" in told
 
 
 def test_a_changed_network_is_counted_anew():

@@ -79,6 +79,7 @@ def test_the_wheel_is_small_and_typed(wheel):
     assert wheel.stat().st_size < 1_000_000
     files = {"answers.txt", "canvas.js", "canvas.css", "labs_page.html", "labs_page.js"}
     assert {f"pose_nb/{name}" for name in files} <= set(names), "lessons need these"
+    assert {"pose_nb/tables/cards.txt", "pose_nb/tables/facts.csv"} <= set(names)
     assert "pose_nb/py.typed" in names and not [n for n in names if n.startswith(("tests", "nbs"))]
 
 
