@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pose_nb import course_lessons as lessons
+from pose_nb.lessons import course as lessons
 from pose_nb.demo import demo_row, demo_settings, draw_data, teach
 from pose_nb.demo_page import learning_log
 from pose_nb.environment import environment

@@ -411,7 +411,7 @@ def learn(shop: Workshop, name: str, seed: int) -> tuple[Row, nn.Module, dict[st
 
 
 def log_of(out: Path) -> list[dict[str, Any]]:
-    from pose_nb.run_state import read_log
+    from pose_nb.runs.state import read_log
 
     return read_log(out / "metrics.jsonl")
 

@@ -24,7 +24,7 @@ from pose_nb.data.crop import normalise
 from pose_nb.data.loader import PoseDataset, make_loader
 from pose_nb.environment import environment
 from pose_nb.evaluation import held_out, test_on
-from pose_nb.face_network import face_network, face_row
+from pose_nb.lessons.faces import face_network, face_row
 from pose_nb.files import write_json
 from pose_nb.losses import keypoint_mse
 from pose_nb.synth import make_form
@@ -121,7 +121,7 @@ def main() -> None:
         print(f"drawing {table}: {draw(table)}", flush=True)
     place = environment("cpu")
     tensors, facts = learn(rows, given.epochs)
-    write_safetensors(given.out, tensors, {"what": "narrow network of pose_nb.face_network"})
+    write_safetensors(given.out, tensors, {"what": "narrow network of pose_nb.lessons.faces"})
     data = {"kind": "synthetic", "train": TRAIN, "val": VAL, "seed": SEED}
     record = {"command": "python bench/faces.py", "environment": place, "data": data} | facts
     record |= {"weights": sha256(given.out), "held-out SYNTHETIC faces": tested(rows, given.out)}

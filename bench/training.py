@@ -25,8 +25,8 @@ from pose_nb.evaluation import predict_records
 from pose_nb.files import temporary_folder, write_json
 from pose_nb.geometry import box_to_center_scale, crop_matrix
 from pose_nb.inference import pick_device
-from pose_nb.learner import make_learner, start_accelerator, train_step, usual_precision
-from pose_nb.run_state import Position
+from pose_nb.runs.learner import make_learner, start_accelerator, train_step, usual_precision
+from pose_nb.runs.state import Position
 from pose_nb.synth import make_dataset
 from pose_nb.tables.zoo import get_row
 from pose_nb.training import train_epoch

@@ -21,14 +21,14 @@ from typing import Annotated, Any
 
 import typer
 
-from .data_verbs import data_app
-from .export_verb import export
+from .verbs.data import data_app
+from .verbs.export import export
 from .files import InputError
 from .launching import writable_folder
-from .predict_verbs import predict, track
-from .run_verbs import Device, RowId, Seed, evaluate, reproduce, train
+from .verbs.predict import predict, track
+from .verbs.run import Device, RowId, Seed, evaluate, reproduce, train
 from .tables.facts import ids_beginning
-from .weights_verbs import weights_app
+from .verbs.weights import weights_app
 
 # %% ../nbs/parts/860_cli.ipynb #fec4c6ea
 _STATUS = (

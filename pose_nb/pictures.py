@@ -33,7 +33,7 @@ from pose_nb.files import (
 from .flip import last_output
 from .gathering import is_address, path_of, read_input
 from .prediction import crop_of, predict
-from .run_state import setting_differences
+from .runs.state import setting_differences
 
 # %% ../nbs/parts/855_pictures.ipynb #867de3ba
 def plain_stem(file: str | Path) -> str:

@@ -16,7 +16,7 @@ from .evaluation import is_synthetic
 from .table_lines import TableLine, table_line
 from .files import InputError, read_json
 from .inference import pick_device
-from .run_state import read_log, whole_epochs
+from .runs.state import read_log, whole_epochs
 from .tables.ledger import Record, earned_status, record_path, write_record
 from .training import train
 from .weights.hashes import sha256

@@ -23,7 +23,7 @@ from .data.loader import PoseDataset, make_loader, worker_count
 from .data.records import Records
 from .evaluation import HeldOut, held_out, is_synthetic, test_on
 from .files import InputError
-from pose_nb.learner import (
+from pose_nb.runs.learner import (
     Learner,
     check_loss,
     make_learner,
@@ -31,8 +31,8 @@ from pose_nb.learner import (
     train_step,
     usual_precision,
 )
-from .progress import Meter, draw_curves, draw_people, forecast
-from pose_nb.runs import (
+from .runs.progress import Meter, draw_curves, draw_people, forecast
+from pose_nb.runs.folder import (
     Plan,
     Run,
     check_counts,
@@ -42,7 +42,7 @@ from pose_nb.runs import (
     run_settings,
     write_run,
 )
-from pose_nb.run_state import (
+from pose_nb.runs.state import (
     locked,
     read_log,
     stop_requests,

@@ -19,8 +19,8 @@ from pose_nb.codecs.msra import MSRA
 from pose_nb.data.crop import normalise
 from pose_nb.data.loader import PoseDataset, make_loader
 from pose_nb.inference import crops_to_keypoints
-from pose_nb.learner import make_learner, start_accelerator, train_step
-from pose_nb.run_state import Average
+from pose_nb.runs.learner import make_learner, start_accelerator, train_step
+from pose_nb.runs.state import Average
 from pose_nb.synth import make_dataset
 from pose_nb.tables.zoo import get_row, list_models
 

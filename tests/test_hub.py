@@ -281,7 +281,7 @@ def test_a_published_file_in_the_cache_is_the_best_copy(server, tmp_path):
 
 def test_predict_finds_row_and_weights_by_an_address(server, demo):
     server.repos["me/demo"] = {"x.safetensors": demo.read_bytes()}
-    from pose_nb.predict_verbs import row_and_inputs
+    from pose_nb.verbs.predict import row_and_inputs
 
     row, words = row_and_inputs(["photo.jpg"], "hf://me/demo")
     assert row.id == "demo/shufflenet-v2" and [str(word) for word in words] == ["photo.jpg"]

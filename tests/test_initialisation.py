@@ -11,7 +11,7 @@ import torch
 from timm.layers import DropPath
 from torch import nn
 
-from pose_nb.lessons import initial_facts, rule_deviation, start_lines, start_rule
+from pose_nb.lessons.networks import initial_facts, rule_deviation, start_lines, start_rule
 from pose_nb.tables.zoo import ROWS, get_row
 from pose_nb.weights.names import published_names
 

@@ -12,10 +12,11 @@ import torch
 from data_images import picture
 from safetensors.torch import save_file
 
-from pose_nb import pictures, run_state
+from pose_nb import pictures
 from pose_nb.cli import main
 from pose_nb.files import LineFile
-from pose_nb.run_state import locked
+from pose_nb.runs import state
+from pose_nb.runs.state import locked
 from pose_nb.tables.zoo import get_row
 from pose_nb.video import Frames, video_writer
 from pose_nb.viz import save_image
@@ -93,7 +94,7 @@ def test_stopped_and_gone_on(run, photos, monkeypatch):
         yield lambda: True
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_state, "stop_requests", at_once)
+        patch.setattr(state, "stop_requests", at_once)
         status, _, err = run("predict", "in")
     assert status == 130 and "same command goes on" in err
     status, out, err = run("predict", "in", "--json")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pose_nb.face_network import face_network, face_row
+from pose_nb.lessons.faces import face_network, face_row
 from pose_nb.files import InputError
 from pose_nb.tables.facts import FACTS
 from pose_nb.tables.ledger import read_record, record_path

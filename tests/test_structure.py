@@ -44,17 +44,13 @@ LAYERS = [
         "tracking",
         "video",
     ],
-    ["run_state", "learner", "progress", "runs", "training", "launching", "reproduction", "own"],
+    ["runs", "training", "launching", "reproduction", "own"],
     ["measuring"],
     [
         "demo_page",
         "demo",
         "pictures",
-        "data_verbs",
-        "weights_verbs",
-        "run_verbs",
-        "predict_verbs",
-        "export_verb",
+        "verbs",
         "cli",
     ],
 ]
@@ -63,19 +59,14 @@ LEAVES = [
     "page",
     "synth",
     "lessons",
-    "results_lessons",
-    "metric_lessons",
-    "face_network",
-    "course_lessons",
-    "course_mistakes",
     "checks",
     "canvas",
     "labs",
     "widgets",
     "labs_site",
 ]
-MAY_USE_LEAVES = ["sources", "doctor", "progress", "demo_page", "demo", "pictures"]
-MAY_USE_LEAVES += ["run_verbs", "predict_verbs", "cli", *LEAVES]
+MAY_USE_LEAVES = ["sources", "doctor", "runs", "demo_page", "demo", "pictures"]
+MAY_USE_LEAVES += ["verbs", "cli", *LEAVES]
 
 MAY_DRAW = ["pose_nb.data.poses"]  # poses draw themselves
 

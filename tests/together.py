@@ -11,7 +11,7 @@ from small_run import ARGUMENTS, Plain, network, sgd, tiny_row
 from pose_nb.data.loader import PoseDataset, make_loader
 from pose_nb.evaluation import evaluate
 from pose_nb.files import InputError
-from pose_nb.learner import make_learner, start_accelerator, train_step
+from pose_nb.runs.learner import make_learner, start_accelerator, train_step
 from pose_nb.tables.recipes import Steps
 from pose_nb.training import train
 
