@@ -71,6 +71,10 @@ class Learner:
         """Updates in an epoch."""
         return math.ceil(len(self.loader) / self.accelerator.gradient_accumulation_steps)
 
+    def mean_total(self) -> float:
+        """The sum of the epoch's losses so far, a mean over processes; all of them must ask."""
+        return float(self.accelerator.reduce(self.total, "mean"))
+
 # %% ../../nbs/parts/837_runs.learner.ipynb #78daecf6
 def train_step(
     learner: Learner, batch: dict[str, Any], look: bool = False
