@@ -150,6 +150,7 @@ def held_out(
     read, and for pictures that are not there.
     """
     boxes = boxes or benchmark.table_boxes
+    box_file = _box_file(benchmark, data, split, boxes)
     records, truth = benchmark.load(data, split, boxes), benchmark.truth(data, split)
     if limit is not None:
         images = list(dict.fromkeys(records.image_ids.tolist()))[:limit]
@@ -158,9 +159,7 @@ def held_out(
     if isinstance(truth, dict) and not truth.get("annotations"):
         raise InputError(f"{records.source}, split {split}: the list of annotations is empty")
     check_images(records)
-    return HeldOut(
-        records, truth, split, str(boxes), _box_file(benchmark, data, split, boxes), limit
-    )
+    return HeldOut(records, truth, split, str(boxes), box_file, limit)
 
 # %% ../nbs/parts/820_evaluation.ipynb #5f93a950
 def _box_file(benchmark: Benchmark, data: str | Path, split: str, boxes: str | Path) -> Path | None:

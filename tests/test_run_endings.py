@@ -12,7 +12,7 @@ from small_run import ARGUMENTS, log, losses, network, tiny_row, weights_equal
 from pose_nb import training
 from pose_nb.data import loader
 from pose_nb.files import InputError
-from pose_nb.runs import folder as run_folder
+from pose_nb.tables import rows
 from pose_nb.runs.plan import make_plan
 from pose_nb.runs.state import locked
 from pose_nb.synth import make_dataset
@@ -186,7 +186,7 @@ def test_the_plan_without_flags_is_the_published_run(processes):
 
 def test_published_start_is_the_default(people, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(run_folder, "start_model", lambda row, model, start: asked.append(start))
+    monkeypatch.setattr(rows, "start_model", lambda row, model, start: asked.append(start))
     settings = {name: value for name, value in ARGUMENTS.items() if name != "start"}
     train(tiny_row(), people, tmp_path, **settings | dict(epochs=1))
     assert asked == ["published"] and network().training

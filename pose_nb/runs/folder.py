@@ -17,9 +17,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import nn
+from torch.utils.data import DataLoader
 
-from ..data.loader import worker_count
-from ..data.records import Records
 from ..environment import environment
 from ..evaluation import HeldOut
 from ..files import InputError, read_json, shown, write_json
@@ -37,7 +36,7 @@ from pose_nb.runs.state import (
     write_csv,
 )
 from ..tables.definitions import definition
-from ..tables.rows import start_model
+from ..tables.rows import begin_with
 from ..weights.tensors import read_safetensors
 
 # %% ../../nbs/parts/839_runs.folder.ipynb #c663aff3
@@ -172,48 +171,19 @@ def explained(plan: Plan, out: Path) -> Iterator[None]:
             raise
         raise InputError(f"{what}: {shown(text, 150)}\n{kept}") from None
 
-# %% ../../nbs/parts/839_runs.folder.ipynb #bb018195
-def _network(
-    row: Any,
-    out: Path,
-    plan: Plan,
-    model: nn.Module | None,
-    weights: str | Path | None,
-    start: str | Path,
-    say: Callable[[str], object],
-) -> nn.Module:
-    """The network that a run begins with; where its weights come from is said, and kept in it."""
-    set_seed(plan.seed)
-    told = getattr(model, "begins_with", "") or "a network that was handed in"
-    if (out / "state.safetensors").exists():
-        model, told = model or row.create(), ""
-    elif model is None and weights is not None:
-        model, told = row.create(weights), f"weights of {weights}"
-    elif model is None:
-        model = network = row.create()
-        random = str(start) == "random"
-        told = "random weights" if random else str(start_model(row, network, start))
-    if told:
-        say(f"start: {told}")
-    assert model is not None
-    model.begins_with = told  # type: ignore[assignment]
-    return model
-
 # %% ../../nbs/parts/839_runs.folder.ipynb #0f29a4f7
 def _learner(
     row: Any,
     network: nn.Module,
-    records: Records,
+    loader: DataLoader,
     plan: Plan,
     accelerator: Accelerator,
-    workers: int,
     say: Callable[[str], object],
 ) -> Learner:
     """A network and the people it learns from, at the beginning of a plan."""
+    size, records = row.codec.input_size, loader.dataset.records  # type: ignore[attr-defined]
     say(records.summary())
-    size, many = row.codec.input_size, len(records)
-    say(forecast(network, size, many, plan.epochs, plan.batch_size, plan.precision))
-    loader = training_loader(row, records, plan, workers)
+    say(forecast(network, size, len(records), plan.epochs, plan.batch_size, plan.precision))
     accelerator.gradient_accumulation_steps = plan.accumulate
     learner = make_learner(row, network, loader, accelerator, plan.epochs, plan.lr, say)
     if plan.steps:
@@ -250,19 +220,23 @@ def begun(
         "start": str(weights or start) if model is None else "a network",
     }
     plan = make_plan(row, len(records), accelerator.num_processes, **asked)
-    cores = worker_count(workers, len(records), plan.processes)
-    network = _network(row, out, plan, model, weights, start, say)
+    loader, settings = training_loader(row, records, plan, workers), run_settings(row, data, plan)
+    set_seed(plan.seed)
+    fresh = not (out / "state.safetensors").exists()  # else the state has the weights
+    network, told = begin_with(row, model, *((weights, start) if fresh else (None, "random")))
+    if fresh:
+        say(f"start: {told}")
     with ExitStack() as stack:
         if accelerator.is_main_process:
             stack.enter_context(locked(out))
         if compiled:
             network.compile()
-        learner = _learner(row, network, records, plan, accelerator, cores, say)
-        run = Run(learner, people, plan, out, run_settings(row, data, plan), say)
+        learner = _learner(row, network, loader, plan, accelerator, say)
+        run = Run(learner, people, plan, out, settings, say)
         run.resume()
         accelerator.init_trackers("pose_nb", config=run.settings)
         if not run.done:
-            write_run(run, data, str(network.begins_with))
+            write_run(run, data, told if fresh else "")
         with explained(plan, out):
             yield run
         for tracker in accelerator.trackers:  # end_training would part the processes for good

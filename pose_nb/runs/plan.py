@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader
 
-from ..data.loader import CROPS, PoseDataset, make_loader
+from ..data.loader import CROPS, PoseDataset, make_loader, worker_count
 from ..data.records import Records
 from ..environment import code_version
 from ..evaluation import HeldOut, held_out
@@ -125,12 +125,17 @@ def people_for(row: Any, data: str | Path, asked: dict[str, Any]) -> tuple[Recor
     return training_records(row, data, asked.get("limit"), train_split), people
 
 # %% ../../nbs/parts/836_runs.plan.ipynb #e06d52ed
-def training_loader(row: Any, records: Records, plan: Plan, workers: int = 0) -> DataLoader:
-    """Batches of the row's augmented crops, in an order that depends on seed and epoch alone."""
-    recipe, seed = row.recipe, plan.seed
+def training_loader(
+    row: Any, records: Records, plan: Plan, workers: int | None = None
+) -> DataLoader:
+    """Batches of the row's augmented crops, in an order that depends on seed and epoch alone.
+
+    workers: as in `worker_count`.
+    """
+    recipe, seed, cores = row.recipe, plan.seed, worker_count(workers, len(records), plan.processes)
     how: dict[str, Any] = dict(augment=recipe.augment, late=recipe.late, crops=plan.crops)
     dataset = PoseDataset(records, row.codec.input_size, row.udp_crop, seed=seed, **how)
-    return make_loader(dataset, plan.batch_size, workers=workers, shuffle=True, seed=seed)
+    return make_loader(dataset, plan.batch_size, workers=cores, shuffle=True, seed=seed)
 
 # %% ../../nbs/parts/836_runs.plan.ipynb #e985fe57
 def run_settings(row: Any, data: str | Path, plan: Plan) -> dict[str, str]:
