@@ -25,7 +25,8 @@ import cv2
 import numpy as np
 
 from pose_nb.data.augment import BODY, mirror_image
-from pose_nb.data.crop import read_image, warp
+from pose_nb.data.crop import warp
+from pose_nb.data.inputs import read_image
 from pose_nb.data.loader import PoseDataset, make_loader
 from pose_nb.data.records import from_boxes
 from pose_nb.environment import code_version, hardware

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import torch
 
-from pose_nb.data.crop import normalise, read_image, warp
+from pose_nb.data.crop import normalise, warp
+from pose_nb.data.inputs import read_image
 from pose_nb.data.loader import PoseDataset, make_loader
 from pose_nb.environment import environment
 from pose_nb.evaluation import predict_records

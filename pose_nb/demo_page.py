@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from . import page
-from .data.crop import read_image
+from .data.inputs import read_image
 from .data.records import Records
 from .evaluation import predict_records
 from .skeletons import Skeleton

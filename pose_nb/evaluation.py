@@ -21,7 +21,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .codecs.codec import Codec
-from .data.crop import check_images
+from .data.inputs import check_images
 from .data.loader import PoseDataset, image_batches, ordered_loader, worker_count
 from .data.poses import Poses
 from .data.records import Records

@@ -18,8 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from .data.crop import LARGEST_FILE, ImageError
-from .data.inputs import as_rgb
+from .data.inputs import LARGEST_FILE, ImageError, as_rgb
 from .files import InputError, shown
 from .weights.downloads import Limits, download
 

@@ -18,7 +18,8 @@ import torch
 from torch import nn
 
 from . import viz
-from .data.crop import ImageError, normalise
+from .data.crop import normalise
+from .data.inputs import ImageError
 from .data.poses import Poses, write_table
 from pose_nb.files import (
     InputError,

@@ -18,8 +18,8 @@ import torch
 from torch import nn
 
 from .data.annotations import LARGEST, numbers
-from .data.crop import ImageError, crop_image
-from .data.inputs import opened
+from .data.crop import crop_image
+from .data.inputs import ImageError, opened
 from .data.poses import Poses
 from .detector import Detector, person_detector
 from .files import InputError, read_json, shown

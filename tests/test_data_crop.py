@@ -14,15 +14,8 @@ import torch
 from PIL import Image, ImageOps
 
 from data_images import picture
-from pose_nb.data.crop import (
-    ImageError,
-    check_images,
-    crop_image,
-    normalise,
-    read_image,
-    read_image_size,
-    warp,
-)
+from pose_nb.data.crop import crop_image, normalise, warp
+from pose_nb.data.inputs import ImageError, check_images, read_image, read_image_size
 from pose_nb.data.loader import PoseDataset
 from pose_nb.data.pixels import (
     CSPNEXT,

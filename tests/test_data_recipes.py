@@ -223,7 +223,7 @@ def test_a_file_from_elsewhere_is_not_overwritten(tmp_path):
 
 
 def test_the_sheet_shows_the_people(coco):
-    from pose_nb.data.crop import read_image
+    from pose_nb.data.inputs import read_image
 
     sheet = read_image(coco / "contact_sheet.png")
     assert sheet.shape[0] > 100 and np.ptp(sheet.astype(int)) > 60

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pose_nb.data.crop import normalise, read_image
+from pose_nb.data.crop import normalise
+from pose_nb.data.inputs import read_image
 from pose_nb.data.loader import PoseDataset
 from pose_nb.data.poses import Poses
 from pose_nb.tables import benchmarks as B

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from places import copy_and_places
-from pose_nb.data.crop import ImageError, read_image, read_image_size
+from pose_nb.data.inputs import ImageError, read_image, read_image_size
 from pose_nb.data.custom import load_custom
 from pose_nb.data.mpii import load_mpii
 from pose_nb.data.readers import load_coco, load_crowdpose, load_faces

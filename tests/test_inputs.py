@@ -9,8 +9,7 @@ import torch
 from data_images import picture
 from PIL import Image
 
-from pose_nb.data.crop import ImageError, read_image
-from pose_nb.data.inputs import as_rgb
+from pose_nb.data.inputs import ImageError, as_rgb, read_image
 from pose_nb.files import InputError
 from pose_nb.gathering import find_inputs, is_video, read_input
 from pose_nb.inference import row_of

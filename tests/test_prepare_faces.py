@@ -9,7 +9,7 @@ import raw_folders
 from PIL import Image
 from test_prepare_people import prepared, unexpected
 
-from pose_nb.data.crop import read_image
+from pose_nb.data.inputs import read_image
 from pose_nb.files import InputError
 from pose_nb.sources.faces import SUBSETS_WFLW, read_pts, read_wflw
 from pose_nb.sources.prepare import prepare

@@ -240,7 +240,10 @@ SHORT = [
 
 @pytest.mark.parametrize("words", SHORT, ids=" ".join)
 def test_help_list_and_info_answer_within_a_second(words):
-    """Without torch, whose import takes longer; of a network of 600 million parameters too."""
+    """Without torch, whose import takes longer; of a network of 600 million parameters too.
+
+    A card that is older than the code costs that time: python -m pose_nb.tables.cards
+    """
     assert min(cpu_seconds(*words) for _ in range(2)) < 1
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .annotations import LARGEST, check_link, check_name
-from .crop import ImageError, read_image_size
+from .inputs import ImageError, read_image_size
 from .readers import load_coco
 from .records import Records, from_boxes, not_empty
 from ..files import InputError, existing_file, read_json, shown

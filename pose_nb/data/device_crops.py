@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from .crop import check_size, decode_image
+from .inputs import check_size, decode_image
 from .pixels import HSV, Blur, Rectangle, median_blur
 from ..files import InputError, existing_file
 

@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from .augment import Augment, Moved, mirror_image
 from .annotations import check_link
-from .crop import check_picture_size, read_image, warp
+from .crop import warp
+from .inputs import check_picture_size, read_image
 from .device_crops import Encoded, Parcel, draw_changes, read_encoded
 from .records import Records
 from ..files import InputError, shown

@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ..data.crop import LARGEST_IMAGE, LONGEST_SIDE
+from ..data.inputs import LARGEST_IMAGE, LONGEST_SIDE
 from .checks import Check
 from .coco import leads_out
 from .labels import Example, Finding, Labels, images_finding

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from .. import page
-from ..data.crop import ImageError, read_image
+from ..data.inputs import ImageError, read_image
 from .checks import LABEL_CHECKS
 from .conventions import CONVENTION_CHECKS
 from .folders import sources_of

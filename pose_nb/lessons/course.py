@@ -22,7 +22,8 @@ from torch import nn
 # %% ../../nbs/parts/976_lessons.course.ipynb #d7168292
 from ..codecs.codec import Codec
 from ..codecs.msra import MSRA
-from ..data.crop import normalise, read_image
+from ..data.crop import normalise
+from ..data.inputs import read_image
 from ..data.loader import PoseDataset
 from ..data.poses import Poses
 from ..data.records import Records

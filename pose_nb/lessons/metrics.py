@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import skeletons
-from ..data.crop import read_image
+from ..data.inputs import read_image
 from ..data.poses import Poses
 from ..data.records import Records
 from ..demo import demo_row

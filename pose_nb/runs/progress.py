@@ -17,7 +17,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .. import viz
-from ..data.crop import read_image
+from ..data.inputs import read_image
 from ..data.poses import Poses
 from ..data.records import Records
 from ..files import atomic_path

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from ..data.crop import read_image_size
+from ..data.inputs import read_image_size
 from ..files import InputError, atomic_path, read_json, shown, write_json
 from ..skeletons import Skeleton
 from .raw import Rules, safe_name

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import skeletons
-from ..data.crop import read_image_size
+from ..data.inputs import read_image_size
 from ..files import InputError, read_json, shown
 from .making import Job, Pictures, Source, coco_form, progress
 from .raw import safe_name

@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..data.crop import read_image
+from ..data.inputs import read_image
 from ..data.records import Records
 from ..files import InputError, shown
 from .aflw import AFLW_SOURCE

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.crop import ImageError, read_image, read_image_size
+from ..data.inputs import ImageError, read_image, read_image_size
 from ..data.records import Records
 from ..files import InputError, read_json, shown
 from .making import progress, read_record

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data.crop import read_image_size
+from ..data.inputs import read_image_size
 from ..data.custom import to_coco
 from ..data.poses import Poses
 from ..data.readers import load_coco
