@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pose_nb.lessons import course as lessons
 from pose_nb.demo import demo_row, demo_settings, draw_data, teach
 from pose_nb.demo_page import learning_log
 from pose_nb.environment import environment
 from pose_nb.files import read_json, temporary_folder, write_json
+from pose_nb.lessons import course as lessons
 from pose_nb.losses import adaptive_wing, keypoint_mse, ohkm
 
 ROOT = Path(__file__).parent.parent

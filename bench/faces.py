@@ -24,8 +24,8 @@ from pose_nb.data.crop import normalise
 from pose_nb.data.loader import PoseDataset, make_loader
 from pose_nb.environment import environment
 from pose_nb.evaluation import held_out, test_on
-from pose_nb.lessons.faces import face_network, face_row
 from pose_nb.files import write_json
+from pose_nb.lessons.faces import face_network, face_row
 from pose_nb.losses import keypoint_mse
 from pose_nb.synth import make_form
 from pose_nb.tables.rows import Row

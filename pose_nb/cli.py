@@ -21,13 +21,13 @@ from typing import Annotated, Any
 
 import typer
 
-from .verbs.data import data_app
-from .verbs.export import export
 from .files import InputError
 from .launching import writable_folder
+from .tables.facts import ids_beginning
+from .verbs.data import data_app
+from .verbs.export import export
 from .verbs.predict import predict, track
 from .verbs.run import Device, RowId, Seed, evaluate, reproduce, train
-from .tables.facts import ids_beginning
 from .verbs.weights import weights_app
 
 # %% ../nbs/parts/860_cli.ipynb #fec4c6ea

@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from data_images import picture
 from PIL import Image, ImageOps
 
-from data_images import picture
 from pose_nb.data.crop import crop_image, normalise, warp
 from pose_nb.data.inputs import ImageError, check_images, read_image, read_image_size
 from pose_nb.data.loader import PoseDataset

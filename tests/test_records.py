@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pose_nb.lessons.faces import face_network, face_row
 from pose_nb.files import InputError
+from pose_nb.lessons.faces import face_network, face_row
 from pose_nb.tables.facts import FACTS
 from pose_nb.tables.ledger import read_record, record_path
 from pose_nb.weights.hashes import sha256

@@ -12,10 +12,10 @@ from small_run import ARGUMENTS, log, losses, network, tiny_row, weights_equal
 from pose_nb import training
 from pose_nb.data import loader
 from pose_nb.files import InputError
-from pose_nb.tables import rows
 from pose_nb.runs.plan import make_plan
 from pose_nb.runs.state import locked
 from pose_nb.synth import make_dataset
+from pose_nb.tables import rows
 from pose_nb.tables.recipes import scaled_lr
 from pose_nb.tables.zoo import get_row, list_models
 from pose_nb.training import train

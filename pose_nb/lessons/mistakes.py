@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from .course import Crops, Stage, the_picture
 from ..data.crop import normalise
 from ..data.poses import Poses
 from ..data.records import Records
 from ..evaluation import HeldOut
+from .course import Crops, Stage, the_picture
 from .metrics import KINDS
 from ..tables.rows import Row
 

@@ -196,20 +196,21 @@ def begun(
     row: Any,
     data: str | Path,
     out: str | Path,
-    model: nn.Module | None = None,
-    weights: str | Path | None = None,
-    start: str | Path = "published",
-    workers: int | None = None,
-    compiled: bool = False,
-    trackers: Sequence[str] = (),
-    device: str | torch.device | None = None,
-    progress: bool = True,
+    *,
+    model: nn.Module | None,
+    weights: str | Path | None,
+    start: str | Path,
+    workers: int | None,
+    compiled: bool,
+    trackers: Sequence[str],
+    device: str | torch.device | None,
+    progress: bool,
     **asked: Any,
 ) -> Iterator[Run]:
     """A run that stands where the folder's state says, or at the beginning.
 
     The folder is kept for it meanwhile, and what ends it is explained. Arguments and errors are
-    those of `training.train`.
+    those of `training.train`, which alone knows what is usual.
     """
     out, precision = Path(out), asked.get("precision") or usual_precision(device)
     records, people = people_for(row, data, asked)

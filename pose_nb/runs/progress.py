@@ -21,8 +21,8 @@ from ..data.inputs import read_image
 from ..data.poses import Poses
 from ..data.records import Records
 from ..files import atomic_path
-from .learner import Learner
 from ..networks.cost import kept_bytes, macs, parameters
+from .learner import Learner
 from .state import whole_epochs
 
 # %% ../../nbs/parts/838_runs.progress.ipynb #35d8edec

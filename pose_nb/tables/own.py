@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ..data.inputs import read_image_size
 from ..data.custom import to_coco
+from ..data.inputs import read_image_size
 from ..data.poses import Poses
 from ..data.readers import load_coco
 from ..data.records import Records
