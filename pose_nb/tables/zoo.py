@@ -303,7 +303,7 @@ def get_row(row: str | Row) -> Row:
     if row in _BY_ID:
         return _BY_ID[row]
     near = difflib.get_close_matches(str(row), ROW_IDS, 3, 0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else "see list_models() and ROW_IDS"
+    hint = f"did you mean {' or '.join(near)}?" if near else "pose-nb list shows them all"
     raise InputError(f"no row {shown(row)}; {hint}")
 
 # %% ../../nbs/parts/740_tables.zoo.ipynb #ca8c023e
