@@ -2011,7 +2011,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'pose_nb.skeletons._check_labels': ('parts/skeletons.html#_check_labels', 'pose_nb/skeletons.py'),
                                    'pose_nb.skeletons._face': ('parts/skeletons.html#_face', 'pose_nb/skeletons.py'),
                                    'pose_nb.skeletons._in_full': ('parts/skeletons.html#_in_full', 'pose_nb/skeletons.py'),
-                                   'pose_nb.skeletons._weight': ('parts/skeletons.html#_weight', 'pose_nb/skeletons.py'),
                                    'pose_nb.skeletons.estimate_sigmas': ('parts/skeletons.html#estimate_sigmas', 'pose_nb/skeletons.py')},
             'pose_nb.sources.aflw': { 'pose_nb.sources.aflw._aflw_jobs': ('parts/sources.aflw.html#_aflw_jobs', 'pose_nb/sources/aflw.py'),
                                       'pose_nb.sources.aflw._compare': ('parts/sources.aflw.html#_compare', 'pose_nb/sources/aflw.py'),

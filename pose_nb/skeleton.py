@@ -108,8 +108,8 @@ def _one(entry: Any, names: Sequence[str], where: str) -> str:
 PALETTE = {"B": (51, 153, 255), "G": (0, 255, 0), "O": (255, 128, 0), "R": (255, 0, 0)}
 
 
-def _numbers(values: Any, count: int, where: str, above: float | None = None) -> tuple[float, ...]:
-    """`count` finite numbers, `above` a bound if there is one."""
+def _numbers(values: Any, count: int, where: str) -> tuple[float, ...]:
+    """`count` finite numbers above 0."""
     try:
         numbers = tuple(float(v) for v in values)
     except (TypeError, ValueError, OverflowError):
@@ -119,9 +119,8 @@ def _numbers(values: Any, count: int, where: str, above: float | None = None) ->
     if len(numbers) != count:
         raise InputError(f"{where}: {len(numbers)} numbers for {count} keypoints")
     for number in numbers:
-        if not math.isfinite(number) or above is not None and number <= above:
-            bound = "" if above is None else f" above {above}"
-            raise InputError(f"{where}: holds {number}; finite numbers{bound} are needed")
+        if not (math.isfinite(number) and number > 0):
+            raise InputError(f"{where}: holds {number}; finite numbers above 0 are needed")
     return numbers
 
 # %% ../nbs/parts/025_skeleton.ipynb #98ed17bb
@@ -175,16 +174,14 @@ def _checked_values(skeleton: "Skeleton", names: tuple, links: tuple, where: str
 
     sides = [_side(name) for name in names]
     limbs = [_side(a) if _side(a) == _side(b) else "B" for a, b in links]
-    weights = given(skeleton.joint_weights, [1.0] * len(names))
     fields: dict[str, Any] = {
-        "joint_weights": _numbers(weights, len(names), f"{where}, joint_weights"),
         "colors": _colours(given(skeleton.colors, sides), len(names), f"{where}, colors"),
         "link_colors": _colours(
             given(skeleton.link_colors, limbs), len(links), f"{where}, link_colors"
         ),
     }
     if skeleton.sigmas is not None:
-        fields["sigmas"] = _numbers(skeleton.sigmas, len(names), f"{where}, sigmas", above=0)
+        fields["sigmas"] = _numbers(skeleton.sigmas, len(names), f"{where}, sigmas")
     return fields
 
 # %% ../nbs/parts/025_skeleton.ipynb #2cdea170
@@ -317,7 +314,6 @@ class Skeleton:
     sigmas: tuple[float, ...] | None = None  # K OKS constants, where the data set defines them
     upper_body: tuple[str, ...] = ()  # for the half-body augmentation
     lower_body: tuple[str, ...] = ()  # likewise
-    joint_weights: tuple[float, ...] = ()  # K, as published, else ones; no row uses them
     colors: tuple[tuple[int, ...], ...] = ()  # K colours, RGB 0..255, else by side
     link_colors: tuple[tuple[int, ...], ...] = ()  # one colour per link, likewise
 

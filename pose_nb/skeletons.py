@@ -18,7 +18,7 @@ from .skeleton import Skeleton
 
 # %% ../nbs/parts/030_skeletons.ipynb #06643726
 def _body(
-    name: str, points: str, links: str, sigmas: Any, colors: str, link_colors: str, weights=()
+    name: str, points: str, links: str, sigmas: Any, colors: str, link_colors: str
 ) -> Skeleton:
     """A body whose pairs follow from its names; l_ and r_ stand for left_ and right_."""
     names = _in_full(points)
@@ -30,7 +30,6 @@ def _body(
         "sigmas": sigmas,
         "upper_body": [point for point in names if point not in lower],
         "lower_body": lower,
-        "joint_weights": weights or [_weight(point) for point in names],
         "colors": list(colors),
         "link_colors": list(link_colors),
     }
@@ -39,13 +38,6 @@ def _body(
 # %% ../nbs/parts/030_skeletons.ipynb #7aaeb458
 def _in_full(text: str) -> list[str]:
     return re.sub(r"\bl_", "left_", re.sub(r"\br_", "right_", text)).split()
-
-
-def _weight(point: str) -> float:
-    """The published weight of a joint: more for the parts that move most."""
-    if point.endswith(("wrist", "ankle")):
-        return 1.5
-    return 1.2 if point.endswith(("elbow", "knee")) else 1.0
 
 # %% ../nbs/parts/030_skeletons.ipynb #ebf175e2
 # fmt: off
@@ -75,8 +67,7 @@ POSETRACK18 = _body(
 CROWDPOSE = _body(
     "crowdpose", f"{_LIMBS} top_head neck",
     f"{_LEGS} {_TRUNK} {_ARMS} top_head-neck r_shoulder-neck l_shoulder-neck",
-    _LIMB_SIGMAS + (.079, .079), "BBBBBGOGOGOGOG", "GGOOBBBBGOGOBBB",
-    (.2, .2, .2, 1.3, 1.5, .2, 1.3, 1.5, .2, .2, .5, .2, .2, .5))
+    _LIMB_SIGMAS + (.079, .079), "BBBBBGOGOGOGOG", "GGOOBBBBGOGOBBB")
 # fmt: on
 
 # %% ../nbs/parts/030_skeletons.ipynb #bae1922f
